@@ -1,0 +1,1 @@
+"""fedknow_ray."""
