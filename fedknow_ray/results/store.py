@@ -1,0 +1,170 @@
+"""Writing a run directory: every file appears whole or not at all.
+
+A file is written under a temporary name in the same folder, flushed to the disk, and renamed over the old one, which
+POSIX does in one step. A process that is killed in between leaves the old file and a `.NAME.tmp` that the next write
+of the same file replaces. Tables are rewritten as a whole, since a Parquet file cannot be appended to: rows become an
+Arrow chunk once, at the flush after they came, and only tables that changed are written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedknow_ray.errors import RunDirectoryError
+from fedknow_ray.results.schema import ROW_TYPES, TABLES, Row
+
+CONFIG_FILE, MANIFEST_FILE, SUMMARY_FILE = "config.yaml", "manifest.json", "summary.json"
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Make *path* hold *data*: it has its old content, or none, until all of the new content is on the disk.
+
+    Raises:
+        RunDirectoryError: if the operating system refuses (disk full, no permission); the old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)  # noqa: PTH105 - the tests make this very call fail
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_directory(path: Path) -> None:
+    # Without this a power cut may undo the rename although the data are on the disk.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _json_bytes(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _remove_stray_temporaries(directory: Path) -> None:
+    for stray in directory.glob(".*.tmp"):
+        stray.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The folder of one run. `create` makes it; the config and the manifest are written before round 0."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunDirectory:
+        """Make the folder with its parents, or take an existing one that is empty.
+
+        Raises:
+            RunDirectoryError: if *path* is a file, a folder that holds something, or cannot be made.
+        """
+        folder = Path(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_stray_temporaries(folder)
+            taken = sorted(entry.name for entry in folder.iterdir())
+        except FileExistsError as error:
+            raise RunDirectoryError(f"{folder} is a file; name a folder for the run that is new or empty") from error
+        except OSError as error:
+            raise RunDirectoryError(f"cannot make the run directory {folder}: {error.strerror or error}") from error
+        if taken:
+            raise RunDirectoryError(
+                f"{folder} is not empty (it holds {taken[0]!r}); name a folder for the run that is new or empty"
+            )
+        return cls(folder)
+
+    def write_config(self, text: str) -> None:
+        """Write the fully resolved config, as YAML text."""
+        write_atomically(self.path / CONFIG_FILE, text.encode())
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Write versions, digests, host and seed: JSON values only, no NaN or infinity (ValueError)."""
+        write_atomically(self.path / MANIFEST_FILE, _json_bytes(manifest))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write the run's key numbers; this is the last file of a run, and its presence means that the run finished."""
+        write_atomically(self.path / SUMMARY_FILE, _json_bytes(summary))
+
+
+class ResultStore:
+    """Collects the rows of a run and writes them as `TABLE.parquet` files (zstd).
+
+    Every table exists after the first flush, if only with its columns. One store writes a folder, from one thread.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._path = directory.path
+        self._pending: dict[str, list[Row]] = {table: [] for table in TABLES}
+        self._written: dict[str, pa.Table] = {}
+
+    def append(self, rows: Row | Iterable[Row]) -> None:
+        """Add one row or several, of any of the row types; nothing is written before `flush`.
+
+        Raises:
+            TypeError: if a row is of no row type of `results.schema`.
+            ValueError: if a column that may not be null is None.
+        """
+        for row in [rows] if isinstance(rows, Row) else rows:
+            table = ROW_TYPES.get(type(row))
+            if table is None:
+                raise TypeError(f"{type(row).__name__} is not a row of any table")
+            for name in _REQUIRED[table]:
+                if getattr(row, name) is None:
+                    raise ValueError(f"{table}.{name} may not be null")
+            self._pending[table].append(row)
+
+    def flush(self) -> None:
+        """Write the tables that have new rows; costs nothing for the others.
+
+        `rounds` is written last: a round that can be read has all its visits beside it, whenever the process dies.
+
+        Raises:
+            RunDirectoryError: if a file cannot be written. The old one stands, and the next flush tries again.
+        """
+        for table in TABLES:
+            pending = self._pending[table]
+            if not pending and table in self._written:
+                continue
+            whole = pa.concat_tables([self._written.get(table, TABLES[table].empty_table()), _to_arrow(table, pending)])
+            write_atomically(self._path / f"{table}.parquet", _to_parquet(whole))
+            self._written[table] = whole
+            pending.clear()
+
+    def table(self, name: str) -> pa.Table:
+        """Return all rows of a table so far, flushed or not."""
+        return pa.concat_tables(
+            [self._written.get(name, TABLES[name].empty_table()), _to_arrow(name, self._pending[name])]
+        )
+
+
+_REQUIRED = {table: [field.name for field in schema if not field.nullable] for table, schema in TABLES.items()}
+
+
+def _to_arrow(table: str, rows: list[Row]) -> pa.Table:
+    schema = TABLES[table]
+    columns = [pa.array(map(attrgetter(field.name), rows), type=field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _to_parquet(table: pa.Table) -> memoryview:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return memoryview(sink.getvalue())
