@@ -1,0 +1,63 @@
+"""The virtual clock: a queue of events in a total order, so that the same run happens in the same order everywhere.
+
+Events are ordered by (time_s, priority, sequence): among events of one moment the lower priority comes first, and
+among those the one that was pushed first. The clock stands at the time of the event that was popped last.
+"""
+
+from __future__ import annotations
+
+import math
+from heapq import heappop, heappush
+from typing import Generic, TypeVar
+
+E = TypeVar("E")
+
+
+class EventQueue(Generic[E]):
+    """Events to come, and the virtual time that has been reached.
+
+    >>> queue = EventQueue[str]()
+    >>> queue.push(2.0, "upload done"), queue.push(1.0, "compute done")
+    (0, 1)
+    >>> queue.pop(), queue.now_s
+    ((1.0, 'compute done'), 1.0)
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, int, E]] = []
+        self._sequence = 0
+        self._now_s = 0.0
+
+    @property
+    def now_s(self) -> float:
+        """Virtual seconds since the start of the run."""
+        return self._now_s
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def push(self, time_s: float, event: E, priority: int = 0) -> int:
+        """Schedule an event and return its sequence number, which is unique: events are never compared.
+
+        Raises:
+            ValueError: if the time is not finite, or lies before `now_s`.
+        """
+        if not math.isfinite(time_s):
+            raise ValueError(f"an event needs a finite time, got {time_s} s")
+        if time_s < self._now_s:
+            raise ValueError(f"an event at {time_s} s lies in the past: the clock stands at {self._now_s} s")
+        sequence = self._sequence
+        self._sequence += 1
+        heappush(self._heap, (time_s, priority, sequence, event))
+        return sequence
+
+    def pop(self) -> tuple[float, E]:
+        """Remove the next event, advance the clock to it, and return (time_s, event).
+
+        Raises:
+            IndexError: if no event is left.
+        """
+        if not self._heap:
+            raise IndexError(f"no event is left at {self._now_s} s")
+        self._now_s, _, _, event = heappop(self._heap)
+        return self._now_s, event
