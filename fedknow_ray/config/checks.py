@@ -1,0 +1,154 @@
+"""What only several keys together, or a key and the catalogue, can get wrong.
+
+Each check says which keys it reads and runs whenever those are in order, whatever is wrong elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from fedknow_ray.config.catalogue import Catalogue, DatasetEntry
+from fedknow_ray.config.model import CommonConfig, ShardsPartition
+from fedknow_ray.config.yaml import KeyPath
+from fedknow_ray.errors import did_you_mean
+
+Findings: TypeAlias = Iterator[tuple[KeyPath, str]]
+Check: TypeAlias = Callable[[CommonConfig, Catalogue], Findings]
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A key that does not go with what others say; `reads` are all the keys that the check looked at."""
+
+    key: KeyPath
+    reads: tuple[KeyPath, ...]
+    message: str
+
+
+def find_conflicts(
+    config: CommonConfig, catalogue: Catalogue, is_faulty: Callable[[KeyPath], bool]
+) -> Iterator[Conflict]:
+    """Yield every conflict between keys of which none is faulty by itself."""
+    for keys, check in _CHECKS:
+        reads = tuple(tuple(key.split(".")) for key in keys)
+        if not any(is_faulty(path) for path in reads):
+            yield from (Conflict(key, reads, message) for key, message in check(config, catalogue))
+
+
+def unknown_devices(fleet: Any, catalogue: Catalogue) -> Findings:
+    """Yield a finding for each entry of a fleet, as plain values, whose device no catalogue holds."""
+    for index, entry in enumerate(fleet if isinstance(fleet, list) else []):
+        device = entry.get("device") if isinstance(entry, dict) else None
+        if isinstance(device, str) and device not in catalogue.devices:
+            hint = did_you_mean(device, catalogue.devices.names())
+            yield ("fleet", index, "device"), f"unknown device {device!r}{hint}"
+
+
+def _fleet_adds_up(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    counts = [entry.count for entry in config.fleet]
+    clients = config.scenario.clients
+    if sum(counts) != clients:
+        terms = f" ({' + '.join(map(str, counts))})" if 1 < len(counts) <= 12 else ""
+        yield (
+            ("fleet",),
+            f"the counts add up to {sum(counts)}{terms}, but scenario.clients is {clients}; make them equal",
+        )
+
+
+def _model_is_known(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    if config.model.name not in catalogue.models:
+        hint = did_you_mean(config.model.name, catalogue.models.names())
+        yield ("model", "name"), f"unknown model {config.model.name!r}{hint}"
+
+
+def _dataset_is_known(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    scenario = config.scenario
+    if scenario.dataset in catalogue.datasets:
+        return
+    # Own data in Parquet files: its name and size are known only when it is opened.
+    if scenario.source in ("auto", "parquet") and scenario.data_root is not None:
+        return
+    hint = did_you_mean(scenario.dataset, catalogue.datasets.names())
+    own = "; for a data set of your own set scenario.data_root and scenario.source: parquet"
+    yield ("scenario", "dataset"), f"unknown data set {scenario.dataset!r}{hint}{own}"
+
+
+def _dataset(config: CommonConfig, catalogue: Catalogue) -> DatasetEntry | None:
+    name = config.scenario.dataset
+    return catalogue.datasets.get(name) if name in catalogue.datasets else None
+
+
+def _classes_suffice(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    dataset, scenario = _dataset(config, catalogue), config.scenario
+    wanted = scenario.tasks * scenario.classes_per_task
+    if dataset is not None and wanted > dataset.classes:
+        yield (
+            ("scenario", "tasks"),
+            f"{scenario.tasks} tasks x {scenario.classes_per_task} classes_per_task need {wanted} classes, "
+            f"but {scenario.dataset} has {dataset.classes}; lower one of them",
+        )
+
+
+def _model_suits_data(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    dataset, name = _dataset(config, catalogue), config.model.name
+    if dataset is None or name not in catalogue.models:
+        return
+    reason = catalogue.models.get(name).unsuitable(dataset.height, dataset.width, dataset.channels)
+    if reason is not None:
+        size = f"{dataset.height} x {dataset.width} x {dataset.channels}"
+        yield ("model", "name"), f"{name} does not suit {config.scenario.dataset} ({size}): {reason}"
+
+
+def _somebody_visits(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    fraction, clients = config.training.client_fraction, config.scenario.clients
+    if config.clients_per_round == 0:
+        yield (
+            ("training", "client_fraction"),
+            f"{fraction:g} of {clients} clients is none; raise it to {1 / clients:.3g} or more",
+        )
+
+
+def _batch_fits_samples(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    batch, samples = config.training.batch_size, config.scenario.samples_per_client
+    if samples is not None and batch > samples:
+        yield (
+            ("training", "batch_size"),
+            f"{batch} is more than the {samples} examples of a client's task (scenario.samples_per_client); "
+            f"lower it to {samples} or less",
+        )
+
+
+def _shards_fit_samples(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    partition, samples = config.scenario.partition, config.scenario.samples_per_client
+    if isinstance(partition, ShardsPartition) and samples is not None and partition.shards_per_client > samples:
+        yield (
+            ("scenario", "partition", "shards_per_client"),
+            f"{partition.shards_per_client} shards cannot share the {samples} examples of a client's task "
+            "(scenario.samples_per_client)",
+        )
+
+
+def _cohorts_name_clients(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    clients = config.scenario.clients
+    for round_index, cohort in enumerate(config.policy.cohorts or ()):
+        for position, client_id in enumerate(cohort):
+            if client_id >= clients:
+                yield (
+                    ("policy", "cohorts", round_index, position),
+                    f"there is no client {client_id}: scenario.clients is {clients}, so they are 0 to {clients - 1}",
+                )
+
+
+_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
+    (("fleet", "scenario.clients"), _fleet_adds_up),
+    (("model.name",), _model_is_known),
+    (("scenario.dataset", "scenario.data_root"), _dataset_is_known),
+    (("scenario.dataset", "scenario.tasks", "scenario.classes_per_task"), _classes_suffice),
+    (("scenario.dataset", "model.name"), _model_suits_data),
+    (("training.client_fraction", "scenario.clients"), _somebody_visits),
+    (("training.batch_size", "scenario.samples_per_client"), _batch_fits_samples),
+    (("scenario.partition", "scenario.samples_per_client"), _shards_fit_samples),
+    (("policy", "scenario.clients"), _cohorts_name_clients),
+)

@@ -1,0 +1,201 @@
+"""What a config may say: every key with its default, its bounds and its unit.
+
+`RunConfig` is the resolved config of one run. Four of its parts are *named entries*: `method`, `scenario.partition`,
+`training.optimizer` and `policy` have a `name`, and the name decides which other keys there are. The keys of a method
+belong to the method (its `hyperparameters` class in the catalogue); the others' are here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, SerializeAsAny
+
+from fedknow_ray.config.fields import (
+    Cohort,
+    Count,
+    DurationS,
+    Flag,
+    Folder,
+    Fraction,
+    Frozen,
+    Momentum,
+    Name,
+    NotNegative,
+    Packing,
+    Positive,
+    RateBytesPerS,
+    Seed,
+    SizeBytes,
+)
+from fedknow_ray.config.yaml import KeyPath
+
+DEFAULT_NAMES: dict[KeyPath, str] = {
+    ("scenario", "partition"): "shards",
+    ("method",): "fedknow",
+    ("training", "optimizer"): "adam",
+    ("policy",): "synchronous",
+}
+"""The named entries and the name that each has when a config gives none."""
+
+
+class ShardsPartition(Frozen):
+    """A client sees only some classes of each task: the data is cut into shards by class, and it gets a few shards."""
+
+    name: Literal["shards"] = "shards"
+    shards_per_client: Count = 5
+    """Shards that a client gets of each task."""
+    reuse_across_tasks: Flag = True
+    """Whether an example may go to several clients, where the data would not suffice otherwise."""
+
+
+class IidPartition(Frozen):
+    """Each client sees every class of each task in equal shares."""
+
+    name: Literal["iid"] = "iid"
+
+
+class ScenarioConfig(Frozen):
+    """Which data is learnt, in which tasks, by how many clients."""
+
+    dataset: Name = "cifar100"
+    data_root: Folder | None = None
+    """Folder of the Parquet files, relative to the working directory."""
+    source: Literal["auto", "bundled", "parquet", "torchvision"] = "auto"
+    """auto: bundled where the data set is bundled, else parquet."""
+    setting: Literal["task_incremental"] = "task_incremental"
+    tasks: Count = 10
+    classes_per_task: Count = 10
+    clients: Count = 20
+    partition: Annotated[ShardsPartition | IidPartition, Field(discriminator="name")] = ShardsPartition()
+    samples_per_client: Count | None = 240
+    """Training examples of one client in one task; null takes all that its partition gives."""
+    task_order: Literal["same", "shuffled"] = "same"
+    """shuffled: every client learns the tasks in an order of its own."""
+
+
+class ModelConfig(Frozen):
+    """The network, and whose its head is."""
+
+    name: Name = "cnn6"
+    head: Literal["local", "global"] = "local"
+    """local: the head never leaves the client; global: it is aggregated with the features."""
+
+
+class MethodConfig(Frozen):
+    """The method's name and its hyper-parameters, an instance of the class that the method registered."""
+
+    name: Name
+    hyper: SerializeAsAny[BaseModel]
+
+
+class AdamOptimizer(Frozen):
+    """Adam; the learning rate of local step s is lr / (1 + lr_decay * s)."""
+
+    name: Literal["adam"] = "adam"
+    lr: Positive = 0.001
+    lr_decay: NotNegative = 1.0e-4
+    weight_decay: NotNegative = 0.0
+
+
+class SgdOptimizer(Frozen):
+    """Stochastic gradient descent; the learning rate of local step s is lr / (1 + lr_decay * s)."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: Positive = 0.01
+    momentum: Momentum = 0.0
+    lr_decay: NotNegative = 1.0e-4
+    weight_decay: NotNegative = 0.0
+
+
+class TrainingConfig(Frozen):
+    """How long and how a client trains."""
+
+    rounds_per_task: Count = 15
+    client_fraction: Fraction = 0.4
+    """Share of the clients that visit in a round, rounded to the nearest whole client."""
+    local_epochs: Count = 8
+    batch_size: Count = 40
+    threads: Count = 1
+    """Threads of one visit; never derived from the machine, because sums depend on it."""
+    shuffle: Flag = True
+    """Whether the examples of a visit come in a new order in each epoch."""
+    optimizer: Annotated[AdamOptimizer | SgdOptimizer, Field(discriminator="name")] = AdamOptimizer()
+
+
+class FleetEntry(Frozen):
+    """So many clients on one kind of device."""
+
+    device: Name
+    count: Count
+
+
+class NetworkConfig(Frozen):
+    """The link between each client and the server; a transfer takes latency_s + bytes / rate."""
+
+    uplink_bytes_per_s: RateBytesPerS = 1.0e6
+    downlink_bytes_per_s: RateBytesPerS = 1.0e6
+    latency_s: DurationS = 0.02
+
+
+class SynchronousPolicy(Frozen):
+    """Each round waits for all of its clients."""
+
+    name: Literal["synchronous"] = "synchronous"
+    cohorts: Annotated[tuple[Cohort, ...], Field(min_length=1)] | None = None
+    """The client ids of each round, used again from the front when they run out; null draws them at random."""
+
+
+class PlacementConfig(Frozen):
+    """How clients are put into actors."""
+
+    clients_per_actor: Packing = 1
+    """auto packs clients of one device kind where one to one would not fit, and says so."""
+    memory_per_actor: SizeBytes | None = None
+    """Bytes that each actor asks of its node; null leaves the number to the placement."""
+
+
+PAPER_FLEET = (
+    FleetEntry(device="jetson-nano", count=8),
+    FleetEntry(device="jetson-tx2", count=2),
+    FleetEntry(device="jetson-xavier-nx", count=8),
+    FleetEntry(device="jetson-agx-xavier", count=2),
+)
+"""The 20 boards of the FedKNOW paper's first experiment (arXiv:2212.01738, section V)."""
+
+
+class CommonConfig(Frozen):
+    """Every section but `method`, whose keys are known only with a catalogue of methods."""
+
+    seed: Seed = 1
+    scenario: ScenarioConfig = ScenarioConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    fleet: Annotated[tuple[FleetEntry, ...], Field(min_length=1)] = PAPER_FLEET
+    network: NetworkConfig = NetworkConfig()
+    policy: SynchronousPolicy = SynchronousPolicy()
+    placement: PlacementConfig = PlacementConfig()
+
+    @property
+    def clients_per_round(self) -> int:
+        """Return how many clients visit in a round: client_fraction x clients to the nearest, halves up."""
+        return math.floor(self.training.client_fraction * self.scenario.clients + 0.5)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Return the device name of each client, in client order: the fleet's entries one after the other."""
+        return tuple(entry.device for entry in self.fleet for _ in range(entry.count))
+
+
+class RunConfig(CommonConfig):
+    """The resolved config of one run; `load_config` makes it."""
+
+    method: MethodConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config in the shape of its YAML file: plain values, every key present."""
+        plain = self.model_dump(mode="json")
+        method = {"name": self.method.name, **self.method.hyper.model_dump(mode="json")}
+        order = ("seed", "scenario", "model", "method", "training", "fleet", "network", "policy", "placement")
+        return {key: method if key == "method" else plain[key] for key in order}
