@@ -1,8 +1,8 @@
 """Who gets which share of each class: the partition rules, without looking at any image.
 
 A rule deals `Share`s. Share (j, q, S) is the q-th of S equal parts of the class at position j of a task; of a class
-with n images, in a seeded order, it covers [floor(n q / S), floor(n (q + 1) / S)). The same shares cut the train and the
-test split, so a client is tested on the classes that it learns, in the same proportion. N clients, C classes in a task.
+with n images, in a seeded order, it covers [floor(n q / S), floor(n (q + 1) / S)). The same shares cut both splits, so
+a client is tested on the classes that it learns, in the same proportion. N clients, C classes in a task:
 
     shards   s shards for each client: s N shards in all, S_j = floor(s N / C) of class j, and one more of the first
              s N mod C classes; the multiset is shuffled once and dealt, so a client may hold a class twice, never a

@@ -30,9 +30,8 @@ def load_torchvision(info: DatasetInfo, root: Path | None, classes: int | None =
         DataError: if torchvision has no such data set, cannot fetch it, or finds broken files.
     """
     if info.torchvision_name is None:
-        raise DataError(
-            f"torchvision cannot fetch data set {info.name!r}; use scenario.source=parquet with scenario.data_root=DIR"
-        )
+        instead = "scenario.source=bundled" if info.bundled else "scenario.source=parquet with scenario.data_root=DIR"
+        raise DataError(f"torchvision cannot fetch data set {info.name!r}; use {instead}")
     folder = DEFAULT_ROOT if root is None else root
     train_arguments, test_arguments = _SPLIT_ARGUMENTS.get(info.torchvision_name, ({"train": True}, {"train": False}))
     train = _open(info, folder, train_arguments)
