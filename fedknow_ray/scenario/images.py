@@ -88,10 +88,11 @@ def channel_statistics(
     channels = images_NHWC.shape[-1]
     if images_NHWC.dtype != np.uint8 or not images_NHWC.size:
         return (0.0,) * channels, (1.0,) * channels
+    pixels_NP = images_NHWC.reshape(len(images_NHWC), -1)
     total_C = np.zeros(channels, np.int64)
     squares_C = np.zeros(channels, np.int64)
     for start in range(0, len(images_NHWC), _STATISTICS_CHUNK):
-        chunk = images_NHWC[start : start + _STATISTICS_CHUNK].reshape(len(images_NHWC[start:][:_STATISTICS_CHUNK]), -1)
+        chunk = pixels_NP[start : start + _STATISTICS_CHUNK]
         # Adding up over images first keeps the inner loop contiguous: 0.06 s instead of 0.6 s for CIFAR-100.
         total_C += chunk.sum(axis=0, dtype=np.int64).reshape(-1, channels).sum(axis=0)
         squares_C += np.square(chunk, dtype=np.uint32).sum(axis=0, dtype=np.int64).reshape(-1, channels).sum(axis=0)
