@@ -70,8 +70,8 @@ def average_accuracy(matrix_TT: Array) -> float | None:
 def forgetting(matrix_TT: Array) -> float | None:
     """Return the mean over past tasks of best earlier accuracy minus final accuracy, in [-1, 1]; None with one task.
 
-    >>> forgetting(np.array([[0.8, np.nan], [0.5, 0.9]]))
-    0.3
+    >>> forgetting(np.array([[0.75, np.nan], [0.5, 0.9]]))
+    0.25
     """
     past = max(len(matrix_TT) - 1, 0)
     # fmax takes the number where only one side is NaN, so a column stays NaN only where it has no score at all.
@@ -91,7 +91,7 @@ def forgetting_relative(matrix_TT: Array) -> float | None:
 
 
 def backward_transfer(matrix_TT: Array) -> float | None:
-    """Return the mean over past tasks of a_Ti - a_ii, in [-1, 1], below 0 if they were forgotten; None with one task."""
+    """Return the mean over past tasks of a_Ti - a_ii, in [-1, 1], below 0 after forgetting; None with one task."""
     return _mean(_final(matrix_TT) - _learnt(matrix_TT))
 
 

@@ -1,0 +1,160 @@
+"""What the report shows, as plain numbers computed from a run's tables.
+
+Shape legend: C clients, T tasks that were scored, R rounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from fedknow_ray.metrics import (
+    accuracy_matrix,
+    average_accuracy,
+    backward_transfer,
+    client_accuracies,
+    forgetting,
+    forgetting_relative,
+)
+from fedknow_ray.results import Run
+
+Array = npt.NDArray[np.float64]
+MODELS = ("own", "global")
+PARTS = ("download", "compute", "upload", "wait")
+SPREAD_PERCENTILES = (10, 90)
+
+
+@dataclass(frozen=True)
+class AccuracyCurve:
+    """Average accuracy over the learnt tasks after each task: mean over clients, and the spread between clients."""
+
+    mean_T: Array
+    low_T: Array
+    high_T: Array
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """What the clients of one device kind did, added up over the run; seconds are virtual."""
+
+    device: str
+    clients: int
+    visits: int
+    seconds: dict[str, float]
+    """Seconds by part: download, compute, upload, wait."""
+    energy_j: float | None
+    """None where the energy of any visit is not known."""
+    compute_s_by_task: dict[int, float]
+    """Mean compute seconds of a training visit, by task index."""
+
+
+@dataclass(frozen=True)
+class RoundBytes:
+    """Bytes of each round in the order of the virtual clock; each list has R entries."""
+
+    task_index: list[int]
+    round_index: list[int]
+    upload_bytes: list[int]
+    download_bytes: list[int]
+
+
+def accuracy_curve(run: Run, model: str) -> AccuracyCurve | None:
+    """Return the curve of one model, "own" or "global"; None where the run has no score of it."""
+    matrix_TT = accuracy_matrix(run.accuracy, model)
+    if not len(matrix_TT):
+        return None
+    _, accuracy_CTT = client_accuracies(run.accuracy, model)
+    spread = [_spread(accuracy_CTT[:, task, : task + 1]) for task in range(len(matrix_TT))]
+    means = [average_accuracy(matrix_TT[: task + 1]) for task in range(len(matrix_TT))]
+    low_T, high_T = np.array(spread).T
+    return AccuracyCurve(np.array([np.nan if mean is None else mean for mean in means]), low_T, high_T)
+
+
+def _spread(accuracy_Ct: Array) -> tuple[float, float]:
+    """Return the 10th and 90th percentile over clients of a client's mean over tasks."""
+    count_C = np.sum(~np.isnan(accuracy_Ct), axis=1)
+    mean_C = np.nansum(accuracy_Ct, axis=1)[count_C > 0] / count_C[count_C > 0]
+    if not mean_C.size:
+        return np.nan, np.nan
+    low, high = np.percentile(mean_C, SPREAD_PERCENTILES)
+    return float(low), float(high)
+
+
+def task_ends_s(run: Run, tasks: int) -> Array:
+    """Return when each of the first *tasks* tasks was over on the virtual clock, (T,); NaN where no round tells.
+
+    A task is over when the next one begins, which is after the visits at its end. The last task ends with the run, or
+    with its last round where the run did not finish.
+    """
+    index, start_s, end_s = (run.rounds[name].to_numpy() for name in ("task_index", "start_s", "end_s"))
+    ends_T = np.full(tasks, np.nan)
+    for task in range(tasks):
+        if (index == task + 1).any():
+            ends_T[task] = start_s[index == task + 1].min()
+        elif (index == task).any():
+            last_round_s = float(end_s[index == task].max())
+            ends_T[task] = max(last_round_s, (run.summary or {}).get("virtual_time_s") or 0.0)
+    return ends_T
+
+
+def bytes_through_task(run: Run, tasks: int) -> Array:
+    """Return the bytes, both ways, of all visits up to the end of each of the first *tasks* tasks, (T,)."""
+    task = run.visits["task_index"].to_numpy()
+    visit_bytes = pc.add(run.visits["upload_bytes"], run.visits["download_bytes"]).to_numpy()
+    return np.array([visit_bytes[task <= last].sum() for last in range(tasks)], dtype=np.float64)
+
+
+def total_bytes(run: Run, direction: str) -> int:
+    """Return the bytes of all visits in one direction, "upload" or "download"."""
+    return int(run.visits[f"{direction}_bytes"].to_numpy().sum())
+
+
+def device_use(run: Run) -> list[DeviceUse]:
+    """Return the use of each device kind that made a visit, in the order of the fleet (of their first clients)."""
+    kinds = run.visits.group_by("device").aggregate([("client_id", "min")]).sort_by("client_id_min")
+    return [_use_of(run, device) for device in kinds["device"].to_pylist()]
+
+
+def _use_of(run: Run, device: str) -> DeviceUse:
+    visits = run.visits.filter(pc.equal(run.visits["device"], device))
+    energy_known = visits["energy_j"].null_count == 0
+    trained = visits.filter(pc.equal(visits["kind"], "train"))
+    by_task = trained.group_by("task_index").aggregate([("compute_s", "mean")]).sort_by("task_index")
+    return DeviceUse(
+        device=device,
+        clients=pc.count_distinct(visits["client_id"]).as_py(),
+        visits=visits.num_rows,
+        seconds={part: pc.sum(visits[f"{part}_s"]).as_py() for part in PARTS},
+        energy_j=pc.sum(visits["energy_j"]).as_py() if energy_known else None,
+        compute_s_by_task=dict(
+            zip(by_task["task_index"].to_pylist(), by_task["compute_s_mean"].to_pylist(), strict=True)
+        ),
+    )
+
+
+def round_bytes(run: Run) -> RoundBytes:
+    """Return the bytes of the rounds, in order of task and round."""
+    rounds = run.rounds.sort_by([("task_index", "ascending"), ("round_index", "ascending")])
+    return RoundBytes(**{name: rounds[name].to_pylist() for name in RoundBytes.__dataclass_fields__})
+
+
+def key_numbers(run: Run) -> dict[str, float | None]:
+    """Return the key numbers under the names of `summary.json`: the run's own, or from the tables where it has none."""
+    own_TT, global_TT = (accuracy_matrix(run.accuracy, model) for model in MODELS)
+    energies = run.visits["energy_j"]
+    from_tables = {
+        "average_accuracy": average_accuracy(own_TT),
+        "average_accuracy_global": average_accuracy(global_TT),
+        "forgetting": forgetting(own_TT),
+        "forgetting_relative": forgetting_relative(own_TT),
+        "backward_transfer": backward_transfer(own_TT),
+        "virtual_time_s": pc.max(run.rounds["end_s"]).as_py(),
+        "upload_bytes": total_bytes(run, "upload"),
+        "download_bytes": total_bytes(run, "download"),
+        "energy_j": pc.sum(energies).as_py() if not energies.null_count else None,
+        "wall_s": None,
+    }
+    return from_tables | {name: value for name, value in (run.summary or {}).items() if name in from_tables}

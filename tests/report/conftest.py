@@ -1,0 +1,20 @@
+"""Made-up runs for the report's tests, opened with the real loader."""
+
+from __future__ import annotations
+
+import pytest
+from fake_run import Shape, write_fake_run
+
+from fedknow_ray.results import Run, load
+
+
+@pytest.fixture(scope="session")
+def fake_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of four tasks."""
+    return load(write_fake_run(tmp_path_factory.mktemp("runs") / "fake"))
+
+
+@pytest.fixture
+def run_of(tmp_path):
+    """A function: the keyword arguments of `Shape` -> a run of that shape."""
+    return lambda **shape: load(write_fake_run(tmp_path / "run", Shape(**shape)))

@@ -1,0 +1,148 @@
+"""The numbers behind the plots, worked out by hand on a run small enough to do so."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fedknow_ray.report.numbers import (
+    accuracy_curve,
+    bytes_through_task,
+    device_use,
+    key_numbers,
+    round_bytes,
+    task_ends_s,
+)
+from fedknow_ray.results import AccuracyRow, ResultStore, RoundRow, RunDirectory, VisitRow, load
+
+VISIT = VisitRow(
+    client_id=0,
+    device="slow",
+    task_index=0,
+    round_index=0,
+    kind="train",
+    status="ok",
+    download_s=1.0,
+    compute_s=10.0,
+    upload_s=2.0,
+    wait_s=0.0,
+    download_bytes=100,
+    upload_bytes=200,
+    flops=1,
+    moved_bytes=1,
+    peak_memory_bytes=None,
+    energy_j=5.0,
+    loss=1.0,
+    integrated_steps=None,
+    violated_steps=None,
+    host_wall_s=0.5,
+    host_cpu_s=0.25,
+)
+FINISH = {"kind": "finish_task", "round_index": 1, "upload_bytes": 0, "upload_s": 0.0, "loss": None}
+
+
+@pytest.fixture
+def tiny_run(tmp_path):
+    """Two clients, two tasks of one round; a visit of 3 s at the end of the first task."""
+    directory = RunDirectory.create(tmp_path)
+    directory.write_config("seed: 1\n")
+    directory.write_manifest({})
+    store = ResultStore(directory)
+    store.append(
+        [
+            VISIT,
+            dataclasses.replace(VISIT, **FINISH, compute_s=2.0),
+            dataclasses.replace(VISIT, task_index=1, compute_s=20.0),
+            dataclasses.replace(VISIT, client_id=1, device="fast", task_index=1, compute_s=4.0, energy_j=None),
+            RoundRow(0, 0, 0.0, 13.0, [0], 200, 100),
+            RoundRow(1, 0, 16.0, 39.0, [0, 1], 400, 200),
+            AccuracyRow(0, "own", 0, 0, 8, 10),
+            AccuracyRow(1, "own", 0, 0, 6, 10),
+            AccuracyRow(0, "own", 1, 0, 4, 10),
+            AccuracyRow(1, "own", 1, 0, 6, 10),
+            AccuracyRow(0, "own", 1, 1, 10, 10),
+            AccuracyRow(1, "own", 1, 1, 10, 10),
+        ]
+    )
+    store.flush()
+    return load(directory.path)
+
+
+def test_curve_is_the_mean_over_clients_and_learnt_tasks(tiny_run):
+    np.testing.assert_allclose(accuracy_curve(tiny_run, "own").mean_T, [0.7, 0.75])
+
+
+def test_curve_spreads_from_the_tenth_to_the_ninetieth_percentile_of_clients(tiny_run):
+    """Clients at 0.6 and 0.8, then at 0.7 and 0.8; percentiles interpolate between the two."""
+    curve = accuracy_curve(tiny_run, "own")
+    np.testing.assert_allclose(curve.low_T, [0.62, 0.71])
+    np.testing.assert_allclose(curve.high_T, [0.78, 0.79])
+
+
+def test_model_without_scores_has_no_curve(tiny_run):
+    assert accuracy_curve(tiny_run, "global") is None
+
+
+def test_task_is_over_when_the_next_begins_and_the_last_with_its_last_round(tiny_run):
+    assert task_ends_s(tiny_run, 2).tolist() == [16.0, 39.0]
+
+
+def test_last_task_of_a_finished_run_ends_with_the_run(tiny_run):
+    finished = dataclasses.replace(tiny_run, summary={"virtual_time_s": 42.0})
+    assert task_ends_s(finished, 2).tolist() == [16.0, 42.0]
+
+
+def test_task_without_rounds_has_no_end(tiny_run):
+    assert np.isnan(task_ends_s(tiny_run, 3)[2])
+
+
+def test_bytes_count_all_visits_up_to_the_end_of_the_task(tiny_run):
+    assert bytes_through_task(tiny_run, 2).tolist() == [400, 1000]
+
+
+def test_device_kinds_come_in_the_order_of_the_fleet(tiny_run):
+    assert [use.device for use in device_use(tiny_run)] == ["slow", "fast"]
+
+
+def test_device_use_adds_up_the_visits(tiny_run):
+    slow = device_use(tiny_run)[0]
+    assert (slow.clients, slow.visits, slow.energy_j) == (1, 3, 15.0)
+    assert slow.seconds == {"download": 3.0, "compute": 32.0, "upload": 4.0, "wait": 0.0}
+
+
+def test_compute_by_task_is_the_mean_of_training_visits(tiny_run):
+    assert device_use(tiny_run)[0].compute_s_by_task == {0: 10.0, 1: 20.0}
+
+
+def test_energy_is_unknown_where_one_visit_lacks_it(tiny_run):
+    assert device_use(tiny_run)[1].energy_j is None
+
+
+def test_round_bytes_follow_the_rounds(tiny_run):
+    rounds = round_bytes(tiny_run)
+    assert (rounds.task_index, rounds.upload_bytes, rounds.download_bytes) == ([0, 1], [200, 400], [100, 200])
+
+
+def test_key_numbers_of_an_unfinished_run_come_from_its_tables(tiny_run):
+    numbers = key_numbers(tiny_run)
+    assert numbers == {
+        "average_accuracy": pytest.approx(0.75),
+        "average_accuracy_global": None,
+        "forgetting": pytest.approx(0.2),
+        "forgetting_relative": pytest.approx(0.2 / 0.7),
+        "backward_transfer": pytest.approx(-0.2),
+        "virtual_time_s": 39.0,
+        "upload_bytes": 600,
+        "download_bytes": 400,
+        "energy_j": None,
+        "wall_s": None,
+    }
+
+
+def test_summary_of_a_finished_run_comes_before_the_tables(tiny_run):
+    finished = dataclasses.replace(tiny_run, summary={"average_accuracy": 0.5, "parameters_sha256": "ab"})
+    numbers = key_numbers(finished)
+    assert numbers["average_accuracy"] == 0.5
+    assert "parameters_sha256" not in numbers

@@ -1,0 +1,71 @@
+"""What the report says where a run lacks data."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from fedknow_ray.report.sections import build_sections
+
+
+def plots_of(run):
+    return {plot.name: plot for section in build_sections(run) for plot in section.plots}
+
+
+def text_of(run):
+    return " ".join(section.text + section.below for section in build_sections(run))
+
+
+def test_run_without_a_finished_task_says_so_in_place_of_its_accuracy(run_of):
+    plots = plots_of(run_of(models=(), finished=False))
+    for name in ("accuracy-over-tasks", "accuracy-against-time", "accuracy-against-bytes"):
+        assert plots[name].figure is None
+        assert "No task was finished" in plots[name].missing
+    assert plots["bytes-per-round"].figure is not None
+
+
+def test_run_without_a_global_model_says_so_and_shows_the_own_model(run_of):
+    plots = plots_of(run_of(models=("own",)))
+    assert "no scores of a global model" in plots["accuracy-over-tasks"].caption
+    assert plots["accuracy-matrix-global"].figure is None
+    assert "no scores of the global model" in plots["accuracy-matrix-global"].missing
+    assert plots["accuracy-matrix-own"].figure is not None
+
+
+def test_run_that_stopped_before_its_first_round_has_a_reason_for_every_plot(run_of):
+    for plot in plots_of(run_of(tasks=0, finished=False)).values():
+        assert plot.figure is None
+        assert plot.missing
+
+
+def test_bytes_outside_of_rounds_are_told(fake_run):
+    """Ten clients download 2.4 MB at the end of each of four tasks."""
+    assert "Another 96.0 MB" in plots_of(fake_run)["bytes-per-round"].caption
+
+
+def test_run_without_events_says_that_nothing_happened(run_of):
+    assert "Nothing out of the ordinary" in text_of(run_of(events=False))
+
+
+def test_estimated_numbers_are_named_by_device(fake_run):
+    text = text_of(fake_run)
+    assert "<strong>jetson-tx2</strong>: sustained_flops_per_s" in text
+    assert "<strong>raspberry-pi-4-4gb</strong>" not in text
+
+
+@pytest.mark.parametrize("nothing", [None, {}, [], {"jetson-nano": []}])
+def test_no_note_where_no_number_is_estimated(fake_run, nothing):
+    run = dataclasses.replace(fake_run, manifest={"estimated_device_fields": nothing})
+    assert "estimated" not in text_of(run)
+
+
+def test_estimated_numbers_may_come_as_a_plain_list(fake_run):
+    run = dataclasses.replace(fake_run, manifest={"estimated_device_fields": ["a.power_w", "<b>"]})
+    assert "<li>a.power_w, &lt;b&gt;</li>" in text_of(run)
+
+
+def test_placement_and_host_seconds_are_told(fake_run):
+    text = text_of(fake_run)
+    assert "10 clients in 10 processes on 1 node" in text
+    assert "168 visits took" in text
