@@ -71,8 +71,9 @@ def _dataset_is_known(config: CommonConfig, catalogue: Catalogue) -> Findings:
     if scenario.source in ("auto", "parquet") and scenario.data_root is not None:
         return
     hint = did_you_mean(scenario.dataset, catalogue.datasets.names())
-    own = "; for a data set of your own set scenario.data_root and scenario.source: parquet"
-    yield ("scenario", "dataset"), f"unknown data set {scenario.dataset!r}{hint}{own}"
+    stop = "" if hint.endswith("?") else "."
+    own = "Data of your own needs scenario.data_root, and scenario.source: parquet or auto"
+    yield ("scenario", "dataset"), f"unknown data set {scenario.dataset!r}{hint}{stop} {own}"
 
 
 def _dataset(config: CommonConfig, catalogue: Catalogue) -> DatasetEntry | None:

@@ -24,8 +24,10 @@ def explain(
     be a whole number or 'all', got 'most'".
     """
     rules: dict[KeyPath, list[str]] = {}
-    for detail in error.errors(include_url=False):
-        path, kind = _key_path(detail["loc"], tree), detail["type"]
+    details = [(_key_path(detail["loc"], tree), detail) for detail in error.errors(include_url=False)]
+    faulty = {path for path, _ in details}
+    for path, detail in details:
+        kind = detail["type"]
         is_entry_name = path[:-1] in DEFAULT_NAMES and path[-1] == "name"
         if kind == "extra_forbidden":
             keys = [*known_keys(model, path[:-1], tree), *(also if not path[1:] else ())]
@@ -39,6 +41,9 @@ def explain(
         else:
             rules.setdefault(path, []).append(_rule(detail))
     for path, told in rules.items():
+        # Pydantic counts a list's sound entries only, and so finds it too short beside a faulty entry.
+        if any(len(other) > len(path) and other[: len(path)] == path for other in faulty):
+            continue
         yield path, f"{_either(told)}, got {show(value_at(tree, path))}{_mapping_hint(path, tree)}"
 
 
@@ -110,27 +115,28 @@ _RULES = {
     "dict_type": "must be a mapping of keys",
     "model_type": "must be a mapping of keys",
     "model_attributes_type": "must be a mapping of keys",
-    "greater_than": "must be greater than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
-    "multiple_of": "must be a multiple of {multiple_of:g}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "multiple_of": "must be a multiple of {multiple_of}",
     "literal_error": "must be {expected}",
     "enum": "must be {expected}",
-    "string_too_short": "must be text of at least {min_length} characters",
-    "string_too_long": "must be text of at most {max_length} characters",
+    "string_too_short": "must be text of {min_length} or more characters",
+    "string_too_long": "must be text of {max_length} or fewer characters",
     "string_pattern_mismatch": "must be text like {pattern}",
-    "too_short": "must have at least {min_length} entries",
-    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have {min_length} or more entries",
+    "too_long": "must have {max_length} or fewer entries",
 }
 
 
 def _rule(detail: ErrorDetails) -> str:
     rule = _RULES.get(detail["type"])
     if rule is None:
-        message = detail["msg"]
-        return message[:1].lower() + message[1:]
-    return rule.format(**detail.get("ctx", {}))
+        # A type that a plugin's method uses and no config of ours: pydantic's words, less its manner of speaking.
+        return detail["msg"].replace("Input should be", "must be").replace("input", "it")
+    bounds = {key: f"{bound:g}" if isinstance(bound, float) else bound for key, bound in detail.get("ctx", {}).items()}
+    return rule.format(**bounds)
 
 
 def _mapping_hint(path: KeyPath, tree: Any) -> str:

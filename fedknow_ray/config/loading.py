@@ -47,10 +47,7 @@ def load_config(
     _refuse_infinities(document, faults)
     common = _check_common(document, faults)
     method = _check_method(document, catalogue, faults)
-    for path, message in unknown_devices(document.get(("fleet",), common.model_dump(mode="json")["fleet"]), catalogue):
-        faults.add(document.place(path), path, message)
-    for conflict in list(find_conflicts(common, catalogue, faults.touches)):
-        faults.add(document.place(conflict.key, *conflict.reads), conflict.key, conflict.message)
+    _check_names_and_conflicts(document, common, catalogue, faults)
     if faults.in_order() or method is None:
         raise ConfigError(faults.in_order())
     return RunConfig(**{name: getattr(common, name) for name in CommonConfig.model_fields}, method=method)
@@ -123,6 +120,14 @@ def _check_method(document: Document, catalogue: Catalogue, faults: Faults) -> M
         for path, message in explain(error, hyperparameters, keys, also=("name",)):
             faults.add(document.place(("method", *path)), ("method", *path), message)
         return None
+
+
+def _check_names_and_conflicts(document: Document, common: CommonConfig, catalogue: Catalogue, faults: Faults) -> None:
+    fleet = document.get(("fleet",), [entry.model_dump() for entry in common.fleet])
+    for path, message in unknown_devices(fleet, catalogue):
+        faults.add(document.place(path), path, message)
+    for conflict in list(find_conflicts(common, catalogue, faults.touches)):
+        faults.add(document.place(conflict.key, *conflict.reads), conflict.key, conflict.message)
 
 
 def _validate(model: type[ModelT], tree: dict[str, Any]) -> ModelT:

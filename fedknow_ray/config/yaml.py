@@ -196,6 +196,4 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
         told = "a tab cannot indent or start a value; use spaces"
     if error.context and error.context_mark and error.context_mark.line + 1 != line:
         told += f" ({error.context} that began on line {error.context_mark.line + 1})"
-    elif error.context:
-        told += f" ({error.context})"
     return Problem(line, (), f"not valid YAML: {told}")

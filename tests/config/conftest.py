@@ -1,0 +1,89 @@
+"""A small catalogue, and `faults_of` / `load`: configs from text, so that line numbers can be counted by eye."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedknow_ray.config import Catalogue, load_config
+from fedknow_ray.errors import ConfigError
+from fedknow_ray.registry import Registry
+
+
+class FedAvgHyper(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FedKnowHyper(FedAvgHyper):
+    retained_fraction: float = Field(0.1, gt=0, le=1)
+    signature_tasks: int = Field(10, ge=1)
+    second_use: Literal["on_receive", "after_aggregation", "off"] = "on_receive"
+    limit: int | Literal["all"] = "all"
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Method:
+    hyperparameters: type[BaseModel]
+
+
+@dataclass(frozen=True)
+class Network:
+    smallest: int
+
+    def unsuitable(self, height: int, width: int, channels: int) -> str | None:
+        return f"it needs {self.smallest} x {self.smallest} pixels" if min(height, width) < self.smallest else None
+
+
+@dataclass(frozen=True)
+class Data:
+    height: int
+    width: int
+    channels: int
+    classes: int
+
+
+def registry(kind, entries):
+    filled = Registry(kind)
+    for name, entry in entries.items():
+        filled.register(name, entry)
+    return filled
+
+
+DEVICES = ("jetson-nano", "jetson-tx2", "jetson-xavier-nx", "jetson-agx-xavier", "raspberry-pi-4-4gb")
+
+
+@pytest.fixture(scope="session")
+def catalogue():
+    return Catalogue(
+        methods=registry("method", {"fedknow": Method(FedKnowHyper), "fedavg": Method(FedAvgHyper)}),
+        models=registry("model", {"cnn6": Network(8), "resnet18": Network(32)}),
+        datasets=registry("data set", {"cifar100": Data(32, 32, 3, 100), "digits": Data(8, 8, 1, 10)}),
+        devices=registry("device", {name: object() for name in DEVICES}),
+    )
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch, catalogue):
+    """Load a config from its text, as the file "x.yaml"."""
+    monkeypatch.chdir(tmp_path)
+
+    def load_text(text="{}", *options, overrides=None):
+        Path("x.yaml").write_text(text, encoding="utf-8")
+        return load_config("x.yaml", options if overrides is None else overrides, catalogue=catalogue)
+
+    return load_text
+
+
+@pytest.fixture
+def faults_of(load):
+    """Return the faults of a config's text, each as its message line."""
+
+    def faults(text="{}", *options, overrides=None):
+        with pytest.raises(ConfigError) as caught:
+            load(text, *options, overrides=overrides)
+        return [str(fault) for fault in caught.value.faults]
+
+    return faults

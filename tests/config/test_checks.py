@@ -1,0 +1,104 @@
+import pytest
+
+SMALL = "scenario: {dataset: digits, tasks: 5, classes_per_task: 2, clients: 4, samples_per_client: 60}\n"
+FLEET = "fleet: [{device: jetson-nano, count: 4}]\n"
+
+
+def test_counts_that_do_not_add_up_are_told_with_both_numbers(faults_of):
+    text = SMALL + "fleet:\n  - {device: jetson-nano, count: 8}\n  - {device: jetson-tx2, count: 3}\n"
+    assert faults_of(text) == [
+        "x.yaml:2: fleet: the counts add up to 11 (8 + 3), but scenario.clients is 4; make them equal"
+    ]
+
+
+def test_a_default_fleet_that_does_not_add_up_is_told_where_clients_were_said(faults_of):
+    assert faults_of("seed: 1\nscenario:\n  clients: 8\n") == [
+        "x.yaml:3: fleet: the counts add up to 20 (8 + 2 + 8 + 2), but scenario.clients is 8; make them equal"
+    ]
+
+
+def test_unknown_devices_are_told_even_beside_faulty_entries(faults_of):
+    text = "fleet:\n- {device: jetson-nan, count: 20}\n- {device: jetson-tx2}\n- {device: 3, count: 1}\n- x\n"
+    assert faults_of(text) == [
+        "x.yaml:2: fleet.0.device: unknown device 'jetson-nan'; did you mean 'jetson-nano'?",
+        "x.yaml:3: fleet.1.count: is missing",
+        "x.yaml:4: fleet.2.device: must be text, got 3",
+        "x.yaml:5: fleet.3: must be a mapping of keys, got 'x'",
+    ]
+
+
+def test_an_unknown_model_is_told_with_the_nearest(faults_of):
+    assert faults_of("model:\n  name: cnn5\n") == ["x.yaml:2: model.name: unknown model 'cnn5'; did you mean 'cnn6'?"]
+
+
+def test_a_model_that_does_not_suit_the_data_is_told_with_the_reason(faults_of):
+    assert faults_of(SMALL + FLEET + "model: {name: resnet18}\n") == [
+        "x.yaml:3: model.name: resnet18 does not suit digits (8 x 8 x 1): it needs 32 x 32 pixels"
+    ]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    ["dataset: cifar10O", "dataset: cifar10O, source: bundled, data_root: data", "dataset: cifar10O, source: parquet"],
+)
+def test_an_unknown_data_set_is_told_with_the_nearest_and_what_data_of_ones_own_needs(faults_of, keys):
+    assert faults_of(f"scenario: {{{keys}}}\n") == [
+        "x.yaml:1: scenario.dataset: unknown data set 'cifar10O'; did you mean 'cifar100'? "
+        "Data of your own needs scenario.data_root, and scenario.source: parquet or auto"
+    ]
+
+
+@pytest.mark.parametrize("source", ["auto", "parquet"])
+def test_data_of_ones_own_is_accepted_where_there_is_a_data_root(load, source):
+    config = load(f"scenario: {{dataset: flowers, data_root: data, source: {source}, tasks: 99}}\n")
+    assert config.scenario.dataset == "flowers"
+
+
+def test_more_classes_than_the_data_set_has_are_told(faults_of):
+    assert faults_of("scenario:\n  tasks: 11\n") == [
+        "x.yaml:2: scenario.tasks: 11 tasks x 10 classes_per_task need 110 classes, but cifar100 has 100; "
+        "lower one of them"
+    ]
+
+
+def test_fewer_classes_than_the_data_set_has_are_fine(load):
+    assert load("scenario: {tasks: 3}\n").scenario.tasks == 3
+
+
+def test_a_fraction_that_gives_no_client_is_told(faults_of):
+    assert faults_of(SMALL + FLEET + "training:\n  client_fraction: 0.1\n") == [
+        "x.yaml:4: training.client_fraction: 0.1 of 4 clients is none; raise it to 0.25 or more"
+    ]
+
+
+def test_a_batch_larger_than_a_clients_task_is_told(faults_of):
+    assert faults_of("training: {batch_size: 241}\n") == [
+        "x.yaml:1: training.batch_size: 241 is more than the 240 examples of a client's task "
+        "(scenario.samples_per_client); lower it to 240 or less"
+    ]
+
+
+def test_a_batch_of_any_size_is_fine_where_clients_take_all_data(load):
+    assert load("training: {batch_size: 999}\nscenario: {samples_per_client: null}\n").training.batch_size == 999
+
+
+def test_more_shards_than_examples_are_told(faults_of):
+    text = "training: {batch_size: 4}\nscenario:\n  samples_per_client: 4\n  partition:\n    shards_per_client: 5\n"
+    assert faults_of(text) == [
+        "x.yaml:5: scenario.partition.shards_per_client: 5 shards cannot share the 4 examples of a client's task "
+        "(scenario.samples_per_client)"
+    ]
+
+
+def test_cohorts_name_clients_that_are_there(faults_of):
+    assert faults_of(SMALL + FLEET + "policy:\n  cohorts:\n  - [0, 1]\n  - [3, 4]\n") == [
+        "x.yaml:6: policy.cohorts.1.1: there is no client 4: scenario.clients is 4, so they are 0 to 3"
+    ]
+
+
+def test_a_check_is_left_out_where_a_key_that_it_reads_is_faulty(faults_of):
+    assert faults_of("scenario:\n  clients: none\n  tasks: 11\n") == [
+        "x.yaml:2: scenario.clients: must be a whole number, got 'none'",
+        "x.yaml:3: scenario.tasks: 11 tasks x 10 classes_per_task need 110 classes, but cifar100 has 100; "
+        "lower one of them",
+    ]

@@ -1,0 +1,160 @@
+from pathlib import Path
+
+import pytest
+
+from fedknow_ray.config import dump_yaml, load_config, resolve_run_name
+from fedknow_ray.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+def test_all_faults_are_told_at_once_each_with_its_line_and_key(faults_of):
+    text = """\
+seed: yes
+scenari: 3
+scenario:
+  dataset: cifar10O
+  tasks: 0
+  partition: {name: shard}
+  source: where
+model: {nme: cnn6}
+method:
+  retained_fractoin: 0.1
+  signature_tasks: true
+training:
+  local_epochs: 2.5
+  optimizer:
+    lr: -1e-4
+    beta: 3
+fleet:
+- {device: jetson-nan, count: 20}
+network: {uplink_bytes_per_s: -1 MB/s, latency_s: .nan, downlink_bytes_per_s: 0}
+policy: {name: async}
+placement: {clients_per_actor: 0, memory_per_actor: 4.5 B}
+seed: 3
+"""
+    assert faults_of(text) == [
+        "x.yaml:1: seed: must be a whole number, got 'yes'",
+        "x.yaml:2: scenari: unknown key; did you mean 'scenario'?",
+        "x.yaml:4: scenario.dataset: unknown data set 'cifar10O'; did you mean 'cifar100'? "
+        "Data of your own needs scenario.data_root, and scenario.source: parquet or auto",
+        "x.yaml:5: scenario.tasks: must be at least 1, got 0",
+        "x.yaml:6: scenario.partition.name: unknown partition 'shard'; did you mean 'shards'?",
+        "x.yaml:7: scenario.source: must be 'auto', 'bundled', 'parquet' or 'torchvision', got 'where'",
+        "x.yaml:8: model.nme: unknown key; did you mean 'name'?",
+        "x.yaml:10: method.retained_fractoin: unknown key; did you mean 'retained_fraction'?",
+        "x.yaml:11: method.signature_tasks: must be a whole number, got true",
+        "x.yaml:13: training.local_epochs: must be a whole number, got 2.5",
+        "x.yaml:15: training.optimizer.lr: must be greater than 0, got -0.0001",
+        "x.yaml:16: training.optimizer.beta: unknown key; known: lr, lr_decay, name, weight_decay",
+        "x.yaml:18: fleet.0.device: unknown device 'jetson-nan'; did you mean 'jetson-nano'?",
+        "x.yaml:19: network.latency_s: must be a finite number, got nan",
+        "x.yaml:19: network.uplink_bytes_per_s: must be greater than 0, got '-1 MB/s'",
+        "x.yaml:19: network.downlink_bytes_per_s: must be greater than 0, got 0",
+        "x.yaml:20: policy.name: unknown policy 'async'; known: synchronous",
+        "x.yaml:21: placement.clients_per_actor: must be a whole number of at least 1, or auto, got 0",
+        "x.yaml:21: placement.memory_per_actor: '4.5 B' is not a whole number of bytes",
+        "x.yaml:22: seed: is said twice (first on line 1); keep one",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("method: {name: fedknw}\n", "x.yaml:1: method.name: unknown method 'fedknw'; did you mean 'fedknow'?"),
+        ("method: {name: 3}\n", "x.yaml:1: method.name: unknown method 3; known: fedavg, fedknow"),
+        ("method: {name: fedavg, rho: 1}\n", "x.yaml:1: method.rho: unknown key; known: name"),
+        ("method: {nam: fedavg}\n", "x.yaml:1: method.nam: unknown key; did you mean 'name'?"),
+        ("method: {limit: most}\n", "x.yaml:1: method.limit: must be a whole number or 'all', got 'most'"),
+        ("method: {retained_fraction: 1.5}\n", "x.yaml:1: method.retained_fraction: must be at most 1, got 1.5"),
+        ("method: {retained_fraction: '0.5'}\n", "x.yaml:1: method.retained_fraction: must be a number, got '0.5'"),
+        ("method: {retained_fraction: .nan}\n", "x.yaml:1: method.retained_fraction: must be a finite number, got nan"),
+        ("method: {weights: [1, .inf]}\n", "x.yaml:1: method.weights.1: must be a finite number, got inf"),
+        ("method: fedavg\n", "x.yaml:1: method: must be a mapping of keys, got 'fedavg'; write method: {name: fedavg}"),
+        ("method:\n", "x.yaml:1: method: must be a mapping of keys, got null"),
+        ("training:\n", "x.yaml:1: training: must be a mapping of keys, got null"),
+        ("model: cnn6\n", "x.yaml:1: model: must be a mapping of keys, got 'cnn6'; write model: {name: cnn6}"),
+        (
+            "training: {optimizer: sgd}\n",
+            "x.yaml:1: training.optimizer: must be a mapping of keys, got 'sgd'; write optimizer: {name: sgd}",
+        ),
+        (
+            "training:\n  optimizer:\n    name: null\n",
+            "x.yaml:3: training.optimizer.name: unknown optimizer null; known: adam, sgd",
+        ),
+        ("methods: {}\n", "x.yaml:1: methods: unknown key; did you mean 'method'?"),
+        ("fleet: []\n", "x.yaml:1: fleet: must have 1 or more entries, got a list"),
+        ("policy: {cohorts: [[1, 1]]}\n", "x.yaml:1: policy.cohorts.0: names a client twice: 1, 1"),
+        ("policy: {cohorts: []}\n", "x.yaml:1: policy.cohorts: must have 1 or more entries, got a list"),
+        (
+            "seed: 9223372036854775808\n",
+            "x.yaml:1: seed: must be less than 9223372036854775808, got 9223372036854775808",
+        ),
+        (
+            "model: {<<: {}}\n",
+            "x.yaml:1: model.<<: unknown key; known: head, name",
+        ),
+    ],
+)
+def test_one_mistake_is_one_fault(faults_of, text, fault):
+    assert faults_of(text) == [fault]
+
+
+def test_the_error_message_holds_no_jargon(load):
+    with pytest.raises(ConfigError) as caught:
+        load("seed: [1]\nmodel: 3\npolicy: {name: 3}\nfleet: 3\nscenario: {partition: {name: {}}}\n")
+    message = str(caught.value)
+    assert len(caught.value.faults) == 5
+    assert not any(
+        word in message.lower() for word in ("pydantic", "http", "validat", "input", "tag", "tuple", "type=")
+    )
+
+
+def test_a_missing_file_is_a_config_error(catalogue, tmp_path):
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_config(tmp_path / "none.yaml", catalogue=catalogue)
+
+
+def test_units_are_resolved(load):
+    config = load("network: {uplink_bytes_per_s: 8 Mbit/s, latency_s: 5 ms}\nplacement: {memory_per_actor: 1 GiB}\n")
+    assert config.network.uplink_bytes_per_s == 1e6
+    assert config.network.latency_s == 0.005
+    assert config.placement.memory_per_actor == 2**30
+
+
+def test_a_name_that_yaml_1_1_takes_for_false_is_a_name(load):
+    assert load("method: {second_use: off}\n").method.hyper.second_use == "off"
+
+
+def test_a_named_entry_without_a_name_has_the_default_one(load):
+    assert load("training: {optimizer: {lr: 0.5}}\n").training.optimizer.name == "adam"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_loads_and_its_resolved_text_loads_to_an_equal_config(path, catalogue, load):
+    config = load_config(path, catalogue=catalogue)
+    assert load(dump_yaml(config)) == config
+
+
+def test_awkward_values_survive_the_resolved_text(load):
+    config = load(
+        "method: {weights: [1e-7, 1e22, 3], second_use: off}\n"
+        "scenario: {data_root: 'off', dataset: '1e-4', source: parquet}\n"
+        "policy: {cohorts: [[0, 1], [2]]}\nplacement: {clients_per_actor: auto}\n"
+    )
+    assert load(dump_yaml(config)) == config
+
+
+def test_the_small_config_is_the_large_one_with_four_tasks_of_eight_rounds(catalogue):
+    full, small = (load_config(path, catalogue=catalogue).to_dict() for path in CONFIGS[1::-1])
+    full["scenario"]["tasks"], full["training"]["rounds_per_task"] = 4, 8
+    assert small == full
+
+
+def test_the_quick_start_has_eight_clients_on_four_kinds_of_device(catalogue):
+    config = load_config(CONFIGS[2], catalogue=catalogue)
+    assert (config.scenario.clients, len(set(config.devices))) == (8, 4)
+
+
+def test_a_run_is_named_after_its_file():
+    assert resolve_run_name("configs/cifar100-small.yaml") == "cifar100-small"

@@ -1,0 +1,104 @@
+import pickle
+
+import pytest
+from pydantic import ValidationError
+
+from fedknow_ray.config.model import (
+    CommonConfig,
+    FleetEntry,
+    RunConfig,
+    ScenarioConfig,
+    SgdOptimizer,
+    ShardsPartition,
+    TrainingConfig,
+)
+
+
+def test_the_defaults_are_those_of_the_contract(load):
+    assert load().to_dict() == {
+        "seed": 1,
+        "scenario": {
+            "dataset": "cifar100",
+            "data_root": None,
+            "source": "auto",
+            "setting": "task_incremental",
+            "tasks": 10,
+            "classes_per_task": 10,
+            "clients": 20,
+            "partition": {"name": "shards", "shards_per_client": 5, "reuse_across_tasks": True},
+            "samples_per_client": 240,
+            "task_order": "same",
+        },
+        "model": {"name": "cnn6", "head": "local"},
+        "method": {
+            "name": "fedknow",
+            "retained_fraction": 0.1,
+            "signature_tasks": 10,
+            "second_use": "on_receive",
+            "limit": "all",
+            "weights": [],
+        },
+        "training": {
+            "rounds_per_task": 15,
+            "client_fraction": 0.4,
+            "local_epochs": 8,
+            "batch_size": 40,
+            "threads": 1,
+            "shuffle": True,
+            "optimizer": {"name": "adam", "lr": 0.001, "lr_decay": 1e-4, "weight_decay": 0.0},
+        },
+        "fleet": [
+            {"device": "jetson-nano", "count": 8},
+            {"device": "jetson-tx2", "count": 2},
+            {"device": "jetson-xavier-nx", "count": 8},
+            {"device": "jetson-agx-xavier", "count": 2},
+        ],
+        "network": {"uplink_bytes_per_s": 1e6, "downlink_bytes_per_s": 1e6, "latency_s": 0.02},
+        "policy": {"name": "synchronous", "cohorts": None},
+        "placement": {"clients_per_actor": 1, "memory_per_actor": None},
+    }
+
+
+def test_the_sections_stand_in_the_order_of_the_contract(load):
+    order = ["seed", "scenario", "model", "method", "training", "fleet", "network", "policy", "placement"]
+    assert list(load().to_dict()) == order
+    assert set(order) == set(RunConfig.model_fields)
+
+
+def test_sgd_has_a_learning_rate_of_its_own():
+    assert SgdOptimizer().model_dump() == {
+        "name": "sgd",
+        "lr": 0.01,
+        "momentum": 0.0,
+        "lr_decay": 1e-4,
+        "weight_decay": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("fraction", "clients", "visiting"),
+    [(0.4, 20, 8), (0.5, 5, 3), (0.29, 100, 29), (1, 7, 7), (0.02, 20, 0), (0.05, 10, 1)],
+)
+def test_clients_per_round_is_the_nearest_whole_number(fraction, clients, visiting):
+    config = CommonConfig(scenario=ScenarioConfig(clients=clients), training=TrainingConfig(client_fraction=fraction))
+    assert config.clients_per_round == visiting
+
+
+def test_devices_are_dealt_out_in_the_fleets_order():
+    fleet = (FleetEntry(device="a", count=2), FleetEntry(device="b", count=1), FleetEntry(device="a", count=1))
+    assert CommonConfig(fleet=fleet).devices == ("a", "a", "b", "a")
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        ShardsPartition().shards_per_client = 3
+
+
+def test_an_unknown_key_is_refused_from_python_too():
+    with pytest.raises(ValidationError, match="extra"):
+        ScenarioConfig(client=3)
+
+
+def test_a_config_survives_pickling_as_ray_does_it(load):
+    config = load("method: {retained_fraction: 0.2}")
+    assert pickle.loads(pickle.dumps(config)) == config
