@@ -68,6 +68,7 @@ def accuracy_heat_map(matrix_TT: Array) -> Figure:
     tasks = [str(task + 1) for task in range(len(matrix_TT))]
     trace = {
         "type": "heatmap",
+        "showlegend": False,
         "x": tasks,
         "y": tasks,
         "z": [_listed(row) for row in matrix_TT],
@@ -195,6 +196,7 @@ def _layout(x_title: str, y_title: str) -> Figure:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 56, "r": 16, "t": 36, "b": 48},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
+        "showlegend": True,
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "$muted", "activecolor": "$text"},
         "hoverlabel": {"bgcolor": "$surface", "bordercolor": "$grid", "font": {"color": "$text"}},
         "xaxis": axis | {"title": {"text": x_title, "font": {"size": 13}}},

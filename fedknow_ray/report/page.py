@@ -119,13 +119,17 @@ def _headline(run: Run) -> str:
         (
             "Energy",
             _known(energy_j, format_energy),
-            "by all devices together" if energy_j is not None else "a profile gives no power",
+            "by all devices together" if energy_j is not None else _why_no_energy(run),
         ),
     ]
     return "".join(
         f"<div class='tile'><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
         for name, value, note in tiles
     )
+
+
+def _why_no_energy(run: Run) -> str:
+    return "a profile gives no power" if run.visits.num_rows else "no visit was finished"
 
 
 def _known(value: float | None, form: Any) -> str:
