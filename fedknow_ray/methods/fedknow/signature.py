@@ -6,8 +6,9 @@
     oldest              the first k tasks
     random              k tasks drawn without replacement
 
-g (P,) is the current gradient, G (t, P) the restored gradients of the t past tasks. A zero gradient in G asks for
-nothing and is chosen last by the three distances; where g itself is zero, p_g is zero and every cosine distance is 1.
+g (P,) is the current gradient, g_i (P,) the restored gradient of one of t past tasks. Distances are taken one pair at a
+time, so that t gradients need not be held at once. A zero g_i asks for nothing and is chosen last; where g is zero, p_g
+is zero and every cosine distance is 1.
 
 Luopan et al., "FedKNOW: Federated Continual Learning with Signature Task Knowledge Integration at Edge", ICDE 2023,
 arXiv:2212.01738: the largest Wasserstein distance. Of what histograms was not to be found out; `wasserstein` is how a
@@ -16,7 +17,8 @@ third-party re-implementation reads it. The authors' code takes the oldest tasks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -24,8 +26,8 @@ from torch import Tensor
 
 from fedknow_ray.errors import UnknownNameError
 
-# float64 scratch of (t, 16384) stays in a second-level cache for t up to about 15
-_BLOCK = 16_384
+# float64 blocks of 256 KiB: the few that are alive at once stay in a second-level cache
+_BLOCK = 32_768
 
 
 def choose(name: str, g_P: Tensor, G_tP: Tensor, k: int, rng: np.random.Generator) -> tuple[int, ...]:
@@ -37,80 +39,94 @@ def choose(name: str, g_P: Tensor, G_tP: Tensor, k: int, rng: np.random.Generato
         UnknownNameError: if there is no rule of that name.
         ValueError: if k is negative, or a distance is not finite because a gradient is not.
     """
+    t = G_tP.shape[0]
+    if not measures_gradients(name, t, k):
+        return choose_without_gradients(name, t, k, rng)
+    return farthest([distance(name, g_P, past_P) for past_P in G_tP], k)
+
+
+def measures_gradients(name: str, t: int, k: int) -> bool:
+    """Return whether choosing k of t tasks by this rule needs their gradients: a distance, and more tasks than wanted.
+
+    Raises:
+        UnknownNameError: if there is no rule of that name.
+        ValueError: if k is negative.
+    """
     if name not in RULES:
         raise UnknownNameError("rule for signature tasks", name, RULES)
     if k < 0:
         raise ValueError(f"the number of signature tasks must be at least 0, got {k}")
-    t = G_tP.shape[0]
-    if t <= k or name == "oldest":
-        return tuple(range(min(t, k)))
-    if name == "random":
+    return name in _DISTANCES and t > k > 0
+
+
+def choose_without_gradients(name: str, t: int, k: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """Return the k tasks, ascending, where `measures_gradients` is false: all, none, the oldest, or random ones."""
+    if name == "random" and t > k:
         return tuple(sorted(int(index) for index in rng.choice(t, size=k, replace=False)))
-    return _farthest(_DISTANCES[name](g_P, G_tP), G_tP, k)
+    return tuple(range(min(t, k)))
 
 
-def wasserstein_t(g_P: Tensor, G_tP: Tensor) -> Tensor:
-    """Return the distances (t,) float64 between cumulated normalised magnitudes; O(t) memory beyond the arguments."""
-    g_total, G_total_t = _l1(g_P[None]), _l1(G_tP)
-    level_t = torch.zeros(G_tP.shape[0], dtype=torch.float64)
-    sum_t = torch.zeros_like(level_t)
-    for g_B, G_tB in _blocks(g_P, G_tP):
-        gap_tB = g_B.abs() / g_total - G_tB.abs() / G_total_t[:, None]
-        gap_tB = gap_tB.cumsum(dim=1) + level_t[:, None]
-        sum_t += gap_tB.abs().sum(dim=1)
-        level_t = gap_tB[:, -1]
-    return sum_t / g_P.numel()
+def distance(name: str, g_P: Tensor, past_P: Tensor) -> float:
+    """Return how unlike the two gradients are, 0 (alike) and up; -1 for a past gradient of zero: chosen last."""
+    return _DISTANCES[name](g_P, past_P) if bool(past_P.any()) else -1.0
 
 
-def wasserstein_sorted_t(g_P: Tensor, G_tP: Tensor) -> Tensor:
-    """Return the 1-Wasserstein distances (t,) float64 of the coordinates' distributions; O(P) memory."""
-    sorted_P = g_P.sort().values.double()
-    return torch.stack([(sorted_P - row_P.sort().values).abs().mean() for row_P in G_tP])
+def farthest(distances: Sequence[float], k: int) -> tuple[int, ...]:
+    """Return the indices of the k largest distances, ascending; ties go to the lower index.
+
+    Raises:
+        ValueError: if a distance is not finite.
+    """
+    if not all(math.isfinite(value) for value in distances):
+        raise ValueError("a gradient holds a NaN or an infinity: training has diverged; try a lower learning rate")
+    order = sorted(range(len(distances)), key=lambda index: (-distances[index], index))
+    return tuple(sorted(order[:k]))
 
 
-def cosine_t(g_P: Tensor, G_tP: Tensor) -> Tensor:
-    """Return 1 - cosine (t,) float64, from 0 (same direction) to 2 (opposite); 1 where a gradient is zero."""
-    dot_t = torch.zeros(G_tP.shape[0], dtype=torch.float64)
-    squares_t, square = torch.zeros_like(dot_t), torch.zeros((), dtype=torch.float64)
-    for g_B, G_tB in _blocks(g_P, G_tP):
-        # products and row sums, not a matrix product: equal rows must give equal bits, or ties would not be ties
-        dot_t += (G_tB * g_B).sum(dim=1)
-        squares_t += G_tB.square().sum(dim=1)
-        square += g_B.square().sum()
-    return 1.0 - dot_t / _one_where_zero(squares_t.sqrt() * square.sqrt())
+def wasserstein(g_P: Tensor, past_P: Tensor) -> float:
+    """Return the mean distance between the cumulated normalised magnitudes; O(1) memory beyond the arguments."""
+    g_total, past_total = _l1(g_P), _l1(past_P)
+    total, level = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for g_B, past_B in _blocks(g_P, past_P):
+        gap_B = (g_B.abs() / g_total - past_B.abs() / past_total).cumsum(dim=0) + level
+        total += gap_B.abs().sum()
+        level = gap_B[-1]
+    return float(total) / g_P.numel()
 
 
-_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "wasserstein": wasserstein_t,
-    "wasserstein_sorted": wasserstein_sorted_t,
-    "cosine": cosine_t,
+def wasserstein_sorted(g_P: Tensor, past_P: Tensor) -> float:
+    """Return the 1-Wasserstein distance of the distributions of the two gradients' coordinates; O(P) memory."""
+    # numpy sorts 2.4 million floats in 9 ms where torch takes 200 ms
+    gap_P = np.sort(g_P.numpy()).astype(np.float64) - np.sort(past_P.numpy())
+    return float(np.abs(gap_P).mean())
+
+
+def cosine(g_P: Tensor, past_P: Tensor) -> float:
+    """Return 1 - cosine, from 0 (same direction) to 2 (opposite); 1 where a gradient is zero."""
+    dot, g_square, past_square = (torch.zeros((), dtype=torch.float64) for _ in range(3))
+    for g_B, past_B in _blocks(g_P, past_P):
+        dot += g_B.dot(past_B)
+        g_square += g_B.dot(g_B)
+        past_square += past_B.dot(past_B)
+    norms = math.sqrt(g_square) * math.sqrt(past_square)
+    return 1.0 - float(dot) / (norms or 1.0)
+
+
+_DISTANCES: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "wasserstein": wasserstein,
+    "wasserstein_sorted": wasserstein_sorted,
+    "cosine": cosine,
 }
 RULES = (*_DISTANCES, "oldest", "random")
 """The names that `choose` knows."""
 
 
-def _farthest(distance_t: Tensor, G_tP: Tensor, k: int) -> tuple[int, ...]:
-    """Return the indices of the k largest distances, ascending; zero gradients last, ties to the lower index."""
-    if not bool(distance_t.isfinite().all()):
-        raise ValueError("a gradient holds a NaN or an infinity: training has diverged; try a lower learning rate")
-    distance_t = distance_t.masked_fill(~G_tP.any(dim=1), -1.0)
-    order_t = torch.sort(distance_t, descending=True, stable=True).indices
-    return tuple(sorted(int(index) for index in order_t[:k]))
+def _blocks(g_P: Tensor, past_P: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield both in float64, a block (B,) of each at a time."""
+    for g_B, past_B in zip(torch.split(g_P, _BLOCK), torch.split(past_P, _BLOCK), strict=True):
+        yield g_B.double(), past_B.double()
 
 
-def _blocks(g_P: Tensor, G_tP: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield float64 copies of both, a block of columns at a time: (B,) and (t, B)."""
-    for g_B, G_tB in zip(torch.split(g_P, _BLOCK), torch.split(G_tP, _BLOCK, dim=1), strict=True):
-        yield g_B.double(), G_tB.double()
-
-
-def _l1(X_RP: Tensor) -> Tensor:
-    """Return the sum of magnitudes of each row in float64; 1 for a zero row, which stays zero when divided by it."""
-    sum_R = torch.zeros(X_RP.shape[0], dtype=torch.float64)
-    for X_RB in torch.split(X_RP, _BLOCK, dim=1):
-        sum_R += X_RB.double().abs().sum(dim=1)
-    return _one_where_zero(sum_R)
-
-
-def _one_where_zero(x: Tensor) -> Tensor:
-    return torch.where(x == 0, torch.ones_like(x), x)
+def _l1(x_P: Tensor) -> float:
+    """Return the sum of magnitudes in float64; 1 for a zero vector, which stays zero when divided by it."""
+    return sum(float(x_B.double().abs().sum()) for x_B in torch.split(x_P, _BLOCK)) or 1.0

@@ -11,7 +11,7 @@ from scipy.stats import wasserstein_distance
 
 from fedknow_ray.errors import UnknownNameError
 from fedknow_ray.methods.fedknow import signature
-from fedknow_ray.methods.fedknow.signature import RULES, choose
+from fedknow_ray.methods.fedknow.signature import RULES, choose, distance, farthest
 
 DISTANCES = ["wasserstein", "wasserstein_sorted", "cosine"]
 G = torch.tensor([1.0, 1.0, 0.0, 0.0])
@@ -28,35 +28,53 @@ def gradients(t: int, P: int, seed: int = 0) -> torch.Tensor:
 
 def test_wasserstein_compares_cumulated_normalised_magnitudes():
     """p_g = (1/2, 1/2, 0, 0) cumulates to (1/2, 1, 1, 1); the past to the same, (0, 0, 1, 1) and (1/2, 1/2, 1, 1)."""
-    assert signature.wasserstein_t(G, PAST).tolist() == [0.0, 0.375, 0.125]
+    assert [signature.wasserstein(G, past_P) for past_P in PAST] == [0.0, 0.375, 0.125]
 
 
 def test_wasserstein_sorted_compares_coordinates_by_rank():
     """Sorted (0 0 1 1) against (0 0 1 1), (-2 0 0 0) and (0 0 1 1)."""
-    assert signature.wasserstein_sorted_t(G, PAST).tolist() == [0.0, 1.0, 0.0]
+    assert [signature.wasserstein_sorted(G, past_P) for past_P in PAST] == [0.0, 1.0, 0.0]
 
 
 def test_cosine_is_zero_for_equal_and_one_for_orthogonal_directions():
-    np.testing.assert_allclose(signature.cosine_t(G, PAST), [0.0, 1.0, 0.5], atol=1e-15)
+    np.testing.assert_allclose([signature.cosine(G, past_P) for past_P in PAST], [0.0, 1.0, 0.5], atol=1e-15)
 
 
 def test_cosine_is_two_for_opposite_directions():
-    np.testing.assert_allclose(signature.cosine_t(G, -3 * G[None]), [2.0])
+    np.testing.assert_allclose(signature.cosine(G, -3 * G), 2.0)
 
 
-@pytest.mark.parametrize("P", [1, 7, 16_384, 40_000])
+@pytest.mark.parametrize("P", [1, 7, 32_768, 70_000])
 def test_blocks_give_the_distances_of_whole_vectors(P: int):
-    g_P, *past = gradients(3, P)
-    x, ys = g_P.double().numpy(), [y.double().numpy() for y in past]
-    G_tP = torch.stack(past)
+    g_P, past_P = gradients(1, P)
+    x, y = g_P.double().numpy(), past_P.double().numpy()
+    share_gap = np.cumsum(np.abs(x) / np.abs(x).sum()) - np.cumsum(np.abs(y) / np.abs(y).sum())
+    assert distance("wasserstein", g_P, past_P) == pytest.approx(np.abs(share_gap).mean(), abs=1e-15)
+    assert distance("wasserstein_sorted", g_P, past_P) == pytest.approx(wasserstein_distance(x, y))
+    assert distance("cosine", g_P, past_P) == pytest.approx(
+        1 - x @ y / np.linalg.norm(x) / np.linalg.norm(y), abs=1e-14
+    )
 
-    def share(v: np.ndarray) -> np.ndarray:
-        return np.cumsum(np.abs(v) / np.abs(v).sum())
 
-    cosines = [1 - x @ y / np.linalg.norm(x) / np.linalg.norm(y) for y in ys]
-    np.testing.assert_allclose(signature.wasserstein_t(g_P, G_tP), [abs(share(x) - share(y)).mean() for y in ys])
-    np.testing.assert_allclose(signature.wasserstein_sorted_t(g_P, G_tP), [wasserstein_distance(x, y) for y in ys])
-    np.testing.assert_allclose(signature.cosine_t(g_P, G_tP), cosines, atol=1e-14)
+@pytest.mark.parametrize("name", DISTANCES)
+def test_a_gradient_has_no_distance_to_itself(name: str):
+    g_P = gradients(0, 70_000)[0]
+    assert distance(name, g_P, g_P.clone()) == pytest.approx(0.0, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_measuring_one_pair_at_a_time_gives_the_same_choice(name: str):
+    g_P, *past = gradients(5, 30)
+    chosen = farthest([distance(name, g_P, past_P) for past_P in past], 2)
+    assert chosen == choose(name, g_P, torch.stack(past), 2, rng())
+
+
+@pytest.mark.parametrize(
+    ("name", "t", "k", "expected"),
+    [("cosine", 3, 2, True), ("cosine", 2, 2, False), ("cosine", 3, 0, False), ("random", 3, 2, False)],
+)
+def test_gradients_are_measured_only_by_a_distance_among_more_tasks_than_wanted(name, t, k, expected):
+    assert signature.measures_gradients(name, t, k) is expected
 
 
 @pytest.mark.parametrize(("name", "expected"), [("wasserstein", (1, 2)), ("cosine", (1, 2)), ("oldest", (0, 1))])
@@ -77,7 +95,7 @@ def test_no_task_is_chosen_for_k_of_zero_or_without_a_past(name: str):
 
 
 @pytest.mark.parametrize("name", DISTANCES)
-@pytest.mark.parametrize("P", [5, 1003, 40_000])
+@pytest.mark.parametrize("P", [5, 1003, 70_000])
 def test_equal_distances_go_to_the_lower_index(name: str, P: int):
     g_P, past_P = gradients(1, P)
     assert choose(name, g_P, past_P.repeat(7, 1), 3, rng()) == (0, 1, 2)
