@@ -28,7 +28,7 @@ def explain(
     faulty = {path for path, _ in details}
     for path, detail in details:
         kind = detail["type"]
-        is_entry_name = path[:-1] in DEFAULT_NAMES and path[-1] == "name"
+        is_entry_name = kind == "literal_error" and path[:-1] in DEFAULT_NAMES and path[-1] == "name"
         if kind == "extra_forbidden":
             keys = [*known_keys(model, path[:-1], tree), *(also if not path[1:] else ())]
             yield path, f"unknown key{did_you_mean(str(path[-1]), keys)}"

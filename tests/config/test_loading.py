@@ -1,8 +1,12 @@
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fedknow_ray.config import dump_yaml, load_config, resolve_run_name
+from fedknow_ray.config.yaml import format_yaml
 from fedknow_ray.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -154,6 +158,67 @@ def test_the_small_config_is_the_large_one_with_four_tasks_of_eight_rounds(catal
 def test_the_quick_start_has_eight_clients_on_four_kinds_of_device(catalogue):
     config = load_config(CONFIGS[2], catalogue=catalogue)
     assert (config.scenario.clients, len(set(config.devices))) == (8, 4)
+
+
+KEYS = st.sampled_from(
+    [
+        "seed",
+        "scenario",
+        "model",
+        "method",
+        "training",
+        "fleet",
+        "network",
+        "policy",
+        "placement",
+        "name",
+        "partition",
+        "optimizer",
+        "cohorts",
+        "device",
+        "count",
+        "lr",
+        "clients",
+        "tasks",
+        "dataset",
+        "data_root",
+        "latency_s",
+        "memory_per_actor",
+        "clients_per_actor",
+        "retained_fraction",
+        "weights",
+        "0",
+        "x",
+    ]
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 30)
+    | st.floats()
+    | st.sampled_from(
+        ["adam", "sgd", "shards", "iid", "fedknow", "fedavg", "digits", "1 MB/s", "4 GiB", "~", "", "off"]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.dictionaries(KEYS, VALUES, max_size=5),
+    st.lists(st.tuples(st.lists(KEYS, min_size=1, max_size=3).map(".".join), VALUES), max_size=3),
+)
+def test_whatever_is_said_it_is_a_config_or_a_list_of_faults(load, tree, overrides):
+    options = [
+        f"{key}={json.dumps(value).replace('NaN', '.nan').replace('Infinity', '.inf')}" for key, value in overrides
+    ]
+    try:
+        config = load(format_yaml(tree), *options)
+    except ConfigError as error:
+        assert all(fault.where.startswith(("x.yaml:", "--set ")) for fault in error.faults)
+    else:
+        assert load(dump_yaml(config)) == config
 
 
 def test_a_run_is_named_after_its_file():
