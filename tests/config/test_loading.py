@@ -160,37 +160,14 @@ def test_the_quick_start_has_eight_clients_on_four_kinds_of_device(catalogue):
     assert (config.scenario.clients, len(set(config.devices))) == (8, 4)
 
 
-KEYS = st.sampled_from(
-    [
-        "seed",
-        "scenario",
-        "model",
-        "method",
-        "training",
-        "fleet",
-        "network",
-        "policy",
-        "placement",
-        "name",
-        "partition",
-        "optimizer",
-        "cohorts",
-        "device",
-        "count",
-        "lr",
-        "clients",
-        "tasks",
-        "dataset",
-        "data_root",
-        "latency_s",
-        "memory_per_actor",
-        "clients_per_actor",
-        "retained_fraction",
-        "weights",
-        "0",
-        "x",
-    ]
-)
+# fmt: off
+KEYS = st.sampled_from([
+    "seed", "scenario", "model", "method", "training", "fleet", "network", "policy",
+    "placement", "name", "partition", "optimizer", "cohorts", "device", "count", "lr",
+    "clients", "tasks", "dataset", "data_root", "latency_s", "memory_per_actor", "clients_per_actor", "retained_fraction",
+    "weights", "0", "x",
+])
+# fmt: on
 VALUES = st.recursive(
     st.none()
     | st.booleans()
