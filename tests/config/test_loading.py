@@ -164,8 +164,8 @@ def test_the_quick_start_has_eight_clients_on_four_kinds_of_device(catalogue):
 KEYS = st.sampled_from([
     "seed", "scenario", "model", "method", "training", "fleet", "network", "policy",
     "placement", "name", "partition", "optimizer", "cohorts", "device", "count", "lr",
-    "clients", "tasks", "dataset", "data_root", "latency_s", "memory_per_actor", "clients_per_actor", "retained_fraction",
-    "weights", "0", "x",
+    "clients", "tasks", "dataset", "data_root", "latency_s", "memory_per_actor", "clients_per_actor",
+    "retained_fraction", "weights", "0", "x",
 ])
 # fmt: on
 VALUES = st.recursive(
