@@ -1,0 +1,128 @@
+"""Puts the parts of one run together: data, scenario, network, method, prices, and the model that everybody starts
+from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedknow_ray.config.model import RunConfig
+from fedknow_ray.errors import DataError
+from fedknow_ray.experiment.catalogue import DEVICES
+from fedknow_ray.federation.ledger import Ledger
+from fedknow_ray.federation.policies import Synchronous
+from fedknow_ray.federation.scheduler import Course
+from fedknow_ray.federation.visit import SharedModel, shared_shapes
+from fedknow_ray.federation.worker import Assembly
+from fedknow_ray.methods.catalogue import METHODS
+from fedknow_ray.methods.method import VisitFacts
+from fedknow_ray.models.catalogue import MODELS
+from fedknow_ray.models.network import initial_model
+from fedknow_ray.scenario.datasets import Dataset, load_dataset
+from fedknow_ray.scenario.scenario import build_scenario
+from fedknow_ray.seeding import derive_seed
+from fedknow_ray.simulation.link import Link
+from fedknow_ray.transport.payload import Buffer, encoded_bytes
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that a run needs before it starts.
+
+    *start* what every client begins with, head included; *broadcast* the first broadcast; *client_bytes* what one
+    client keeps in memory at the end of a run.
+    """
+
+    assembly: Assembly
+    dataset: Dataset
+    course: Course
+    ledger: Ledger
+    policy: Synchronous
+    start: Buffer
+    broadcast: Buffer
+    client_bytes: int
+
+
+def open_data(config: RunConfig) -> Dataset:
+    """Return the data set, with the classes that the scenario uses.
+
+    Raises:
+        DataError: if it is missing or broken, or if its images do not suit the model.
+    """
+    scenario = config.scenario
+    classes = scenario.tasks * scenario.classes_per_task
+    dataset = load_dataset(scenario.dataset, source=scenario.source, data_root=scenario.data_root, classes=classes)
+    info = dataset.info
+    unsuitable = MODELS.get(config.model.name).unsuitable(info.height, info.width, info.channels)
+    if unsuitable:
+        raise DataError(f"{unsuitable} (data set {scenario.dataset}); choose another model or data set")
+    return dataset
+
+
+def put_together(config: RunConfig, dataset: Dataset) -> Parts:
+    """Return the parts of a run.
+
+    Raises:
+        DataError: if the data does not suffice for the scenario.
+        DeviceError: if a device lacks a number that the run needs.
+    """
+    scenario = build_scenario(config.scenario, dataset, config.seed)
+    info, spec = dataset.info, MODELS.get(config.model.name)
+    assembly = Assembly(
+        config=config,
+        model=spec,
+        method=METHODS.get(config.method.name),
+        scenario=scenario,
+        height=info.height,
+        width=info.width,
+        channels=info.channels,
+    )
+    features_S, head_CF = initial_model(
+        spec,
+        height=info.height,
+        width=info.width,
+        channels=info.channels,
+        classes=assembly.classes,
+        seed=derive_seed(config.seed, "initial model"),
+    )
+    head_global = config.model.head == "global"
+    method = assembly.make_method()
+    ledger = Ledger(
+        method=method,
+        devices=tuple(DEVICES.get(name) for name in config.devices),
+        link=Link(**config.network.model_dump()),
+        payload_bytes=encoded_bytes(
+            shared_shapes(features_S.size, assembly.classes, head_CF.shape[1] - 1, head_global=head_global)
+        ),
+        kind=spec.kind,
+    )
+    images = tuple(
+        tuple(len(scenario.train_indices(client, task)) for task in range(scenario.tasks))
+        for client in range(scenario.clients)
+    )
+    course = Course(
+        seed=config.seed,
+        tasks=config.scenario.tasks,
+        rounds_per_task=config.training.rounds_per_task,
+        classes=config.scenario.classes_per_task,
+        images=images,
+    )
+    last = VisitFacts(0, course.tasks, 0, max(map(max, images)), course.classes, trained_this_task=True)
+    return Parts(
+        assembly=assembly,
+        dataset=dataset,
+        course=course,
+        ledger=ledger,
+        policy=_policy(config),
+        start=SharedModel(features_S, head_CF).payload(),
+        broadcast=SharedModel(features_S, head_CF if head_global else None).payload(),
+        client_bytes=features_S.nbytes + head_CF.nbytes + method.kept_bytes(last),
+    )
+
+
+def _policy(config: RunConfig) -> Synchronous:
+    return Synchronous(
+        clients=config.scenario.clients,
+        cohort_size=config.clients_per_round,
+        seed=config.seed,
+        cohorts=config.policy.cohorts,
+    )

@@ -1,0 +1,97 @@
+"""The weighted mean of client updates over a fixed tree in client order.
+
+    w_G = sum_c a_c w_c / sum_c a_c,     a_c = training samples of client c in this task
+
+Clients are cut into blocks of 8 in the order of the cohort (client ids ascending); a block is summed from left to
+right, then the blocks from left to right, all in float64, and the mean is rounded to float32 once. The order of
+arrival plays no part, so one node or many give the same bits, and the tree can be spread over nodes. Memory: one
+float64 vector a block that is not yet merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedknow_ray.errors import FedKnowError
+from fedknow_ray.transport.payload import Buffer, decode, encode
+
+BLOCK_CLIENTS = 8
+#: Values converted to float64 at a time: 512 kB, so that the temporary stays in the cache.
+CHUNK = 65_536
+
+Sums = dict[str, NDArray[np.float64]]
+
+
+class AggregationError(FedKnowError):
+    """Updates that cannot be averaged: none, of different shapes, or of no weight."""
+
+
+def blocks_of(count: int) -> list[range]:
+    """Return the leaves of the tree: runs of `BLOCK_CLIENTS` consecutive places of the cohort."""
+    return [range(start, min(start + BLOCK_CLIENTS, count)) for start in range(0, count, BLOCK_CLIENTS)]
+
+
+def sum_block(payloads: Sequence[Buffer], weights: Sequence[float]) -> Sums:
+    """Return the weighted float64 sums of one block's updates, from left to right."""
+    sums: Sums = {}
+    for payload, weight in zip(payloads, weights, strict=True):
+        arrays = decode(payload)
+        if not sums:
+            sums = {name: np.zeros(array.shape, np.float64) for name, array in arrays.items()}
+        _check_same(sums, arrays)
+        for name, array in arrays.items():
+            _add_scaled(sums[name].reshape(-1), array.reshape(-1), weight)
+    return sums
+
+
+class TreeMean:
+    """Collects block sums in any order and merges them in the order of the tree."""
+
+    def __init__(self, blocks: int) -> None:
+        self._waiting: dict[int, Sums] = {}
+        self._merged: Sums = {}
+        self._next = 0
+        self._blocks = blocks
+
+    def add(self, block_index: int, sums: Sums) -> None:
+        """Take the sums of one block; those that are next in order are merged at once and freed."""
+        self._waiting[block_index] = sums
+        while self._next in self._waiting:
+            ready = self._waiting.pop(self._next)
+            if not self._merged:
+                self._merged = ready
+            else:
+                _check_same(self._merged, ready)
+                for name, values in ready.items():
+                    self._merged[name] += values
+            self._next += 1
+
+    def payload(self, total_weight: float) -> Buffer:
+        """Return the mean as the payload of the next broadcast.
+
+        Raises:
+            AggregationError: if a block is missing, there was no update, or the weights add up to nothing.
+        """
+        if self._next != self._blocks or not self._merged:
+            raise AggregationError(f"{self._next} of {self._blocks} blocks of updates came")
+        if total_weight <= 0:
+            raise AggregationError(f"the weights of a round add up to {total_weight}; a mean needs more than 0")
+        return encode({name: (sums / total_weight).astype(np.float32) for name, sums in self._merged.items()})
+
+
+def _add_scaled(sums: NDArray[np.float64], values: NDArray[np.float32], weight: float) -> None:
+    scratch = np.empty(min(CHUNK, values.size), np.float64)
+    for start in range(0, values.size, CHUNK):
+        piece = values[start : start + CHUNK]
+        scaled = np.multiply(piece, weight, out=scratch[: piece.size], dtype=np.float64)
+        sums[start : start + CHUNK] += scaled
+
+
+def _check_same(sums: Sums, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    expected = {name: values.shape for name, values in sums.items()}
+    got = {name: values.shape for name, values in arrays.items()}
+    if got != expected:
+        raise AggregationError(f"an update holds {got} where the first one holds {expected}")

@@ -1,0 +1,35 @@
+"""The seam between control and execution: what the scheduler asks of a backend.
+
+Orders are handed over at once and awaited when their event is due on the virtual clock. Tensors stay with the backend;
+what comes back is metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from fedknow_ray.federation.scoring import Score
+from fedknow_ray.federation.visit import VisitOrder, VisitReport
+
+
+class Executor(Protocol):
+    """Makes visits and aggregates them; the broadcast of the moment is its own affair."""
+
+    def dispatch(self, orders: Sequence[VisitOrder], weights: Sequence[float] | None = None) -> None:
+        """Take visits to make from the present broadcast.
+
+        With *weights*, one an order and in the same order, their updates become the next broadcast at `commit`.
+        """
+
+    def report(self, order: VisitOrder) -> VisitReport:
+        """Wait for one visit and return its report, once."""
+
+    def commit(self) -> None:
+        """Make the weighted mean of the dispatched updates the present broadcast; all of them have reported."""
+
+    def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterable[Score]:
+        """Return every client's scores on its first *learnt_tasks* tasks, in client order."""
+
+    def global_parameters_sha256(self) -> str:
+        """Return the digest of the present broadcast's arrays, in hexadecimal."""

@@ -1,0 +1,172 @@
+"""One client's part in one round: (client state, broadcast, order) -> (client state, update, report).
+
+`train`: loads the broadcast (without federation the client's own weights), lets the method train, and sends the update.
+`refine`: right after aggregation, for methods that ask for it; loads the aggregate, trains it further, sends nothing.
+`finish_task`: every client, at the end of a task; downloads the final features, lets a client that was never sampled in
+the task train its head on them, and lets the method keep its knowledge of the task. Nothing is sent.
+
+A client's *own model* is its features after its last training visit with its own head; a client that was never sampled
+in a task takes the final features of the task as its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedknow_ray.methods.learner import Learner
+from fedknow_ray.methods.method import ClientState, Method, Outcome, Plan, TaskData, VisitFacts
+from fedknow_ray.seeding import derive_seed, stream, torch_stream
+from fedknow_ray.simulation.work import Work
+from fedknow_ray.transport.payload import Buffer, Shapes, encode
+
+FEATURES, HEAD = "features", "head"
+
+
+class VisitKind(StrEnum):
+    """What a visit is for."""
+
+    TRAIN = "train"
+    REFINE = "refine"
+    FINISH_TASK = "finish_task"
+
+
+@dataclass(frozen=True, slots=True)
+class VisitOrder:
+    """One visit to make, as the scheduler asks for it; all randomness follows from *seed* and the three indices."""
+
+    kind: VisitKind
+    facts: VisitFacts
+    seed: int
+
+    @property
+    def client_id(self) -> int:
+        """The client that is asked."""
+        return self.facts.client_id
+
+
+@dataclass(frozen=True, slots=True)
+class VisitReport:
+    """What the driver learns of a visit: counted work and figures, no tensors."""
+
+    work: Work
+    loss: float | None
+    integrated_steps: int | None
+    violated_steps: int | None
+    upload_bytes: int = 0
+    host_wall_s: float = 0.0
+    host_cpu_s: float = 0.0
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedModel:
+    """What crosses the link both ways: the features (S,), and with a global head the whole head (C, F + 1)."""
+
+    features_S: NDArray[np.float32]
+    head_CF: NDArray[np.float32] | None
+
+    def payload(self) -> Buffer:
+        """Return it encoded."""
+        arrays = {FEATURES: self.features_S}
+        return encode(arrays if self.head_CF is None else {**arrays, HEAD: self.head_CF})
+
+    @staticmethod
+    def of(arrays: Mapping[str, NDArray[np.float32]]) -> SharedModel:
+        """Return the model that a decoded payload holds."""
+        return SharedModel(arrays[FEATURES], arrays.get(HEAD))
+
+
+def shared_shapes(S: int, classes: int, F: int, *, head_global: bool) -> Shapes:
+    """Return the shapes of a payload, from which its length is known before it exists."""
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {FEATURES: ((S,), "float32")}
+    return {**shapes, HEAD: ((classes, F + 1), "float32")} if head_global else shapes
+
+
+def plan_visit(order: VisitOrder, method: Method) -> Plan:
+    """Return the work of a visit before it happens; the work counted while it happens equals it."""
+    facts = order.facts
+    if order.kind is VisitKind.TRAIN:
+        return method.plan_train(facts)
+    if order.kind is VisitKind.REFINE:
+        return method.plan_refine(facts)
+    plan = method.plan_finish(facts)
+    head = Work.none() if facts.trained_this_task else method.costs.head_training(facts)
+    return Plan(head + plan.work, plan.peak_memory_bytes)
+
+
+def make_visit(
+    order: VisitOrder, method: Method, learner: Learner, state: ClientState, broadcast: SharedModel, data: TaskData
+) -> tuple[ClientState, SharedModel | None, VisitReport]:
+    """Make one visit; return the client's new state, its update (None where nothing is sent), and the report.
+
+    *data* has the training images of the client for the task; its `past_heads` are filled in here.
+    """
+    facts = order.facts
+    where = {"client": facts.client_id, "task": facts.task_index, "round_index": facts.round_index}
+    learner.begin(stream(order.seed, f"{order.kind}/order", **where))
+    features_S, head_CF = _start(order, method, state, broadcast)
+    learner.network.load(features_S, head_CF[data.rows.start : data.rows.stop])
+    data = replace(data, past_heads=tuple(head_CF[rows.start : rows.stop] for rows in data.past_rows))
+    with torch_stream(derive_seed(order.seed, f"{order.kind}/torch", **where)):
+        outcome, trained = _learn(order, method, learner, state, data)
+    if trained:
+        head_CF = head_CF.copy()
+        head_CF[data.rows.start : data.rows.stop] = trained.head_RF
+        state = replace(state, head_CF=head_CF, own_S=trained.own_S)
+    update = None
+    if order.kind is VisitKind.TRAIN and method.federated and trained:
+        update = SharedModel(trained.own_S, None if broadcast.head_CF is None else head_CF)
+    return replace(state, memory=outcome.memory), update, _report(learner, outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """The client's own model after a visit that changed it."""
+
+    own_S: NDArray[np.float32]
+    head_RF: NDArray[np.float32]
+
+
+def _start(
+    order: VisitOrder, method: Method, state: ClientState, broadcast: SharedModel
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the features (S,) and the head (C, F + 1) that a visit starts from.
+
+    Training starts from the broadcast; without federation from the client's own weights. The end of a task works on the
+    client's own model if it was trained in this task, else on the final features.
+    """
+    ends_own_task = order.kind is VisitKind.FINISH_TASK and order.facts.trained_this_task
+    own = (ends_own_task or not method.federated) and state.own_S is not None
+    features_S = state.own_S if own and state.own_S is not None else broadcast.features_S
+    head_CF = state.head_CF if ends_own_task or broadcast.head_CF is None else broadcast.head_CF
+    return features_S, head_CF
+
+
+def _learn(
+    order: VisitOrder, method: Method, learner: Learner, state: ClientState, data: TaskData
+) -> tuple[Outcome, _Trained | None]:
+    facts, network = order.facts, learner.network
+    if order.kind is VisitKind.FINISH_TASK:
+        # the own model is read before the method uses up the network for its knowledge
+        loss = None if facts.trained_this_task else learner.train_head(data)
+        trained = None if facts.trained_this_task else _Trained(network.state(), network.head_rows())
+        outcome = method.finish_task(learner, state, data, facts)
+        return replace(outcome, loss=outcome.loss if loss is None else loss), trained
+    act = method.train if order.kind is VisitKind.TRAIN else method.refine
+    outcome = act(learner, state, data, facts)
+    return outcome, _Trained(network.state(), network.head_rows())
+
+
+def _report(learner: Learner, outcome: Outcome) -> VisitReport:
+    return VisitReport(
+        work=learner.log.work(),
+        loss=outcome.loss,
+        integrated_steps=outcome.integrated_steps,
+        violated_steps=outcome.violated_steps,
+        notes=outcome.notes,
+    )

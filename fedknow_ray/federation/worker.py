@@ -1,0 +1,118 @@
+"""A process's share of the clients: their states, one network that they take turns in, and the data that they read.
+
+The same class serves in the local backend and inside a Ray actor, which is what makes the two agree to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fedknow_ray.federation.scoring import Score, score_client
+from fedknow_ray.federation.visit import SharedModel, VisitOrder, VisitReport, make_visit
+from fedknow_ray.methods.costs import StepCosts
+from fedknow_ray.methods.learner import Learner, Normalisation
+from fedknow_ray.methods.method import ClientState, Method, TaskData
+from fedknow_ray.models.footprint import measure_footprint
+from fedknow_ray.models.network import FlatNetwork
+from fedknow_ray.transport.payload import Buffer, decode
+
+if TYPE_CHECKING:
+    from fedknow_ray.config.model import RunConfig
+    from fedknow_ray.methods.method import VisitFacts
+    from fedknow_ray.models.catalogue import ModelSpec
+    from fedknow_ray.scenario.datasets import Dataset, ImageSet
+    from fedknow_ray.scenario.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """What a worker needs to know of a run besides the images; small, and the same for all workers."""
+
+    config: RunConfig
+    model: ModelSpec
+    method: type[Method]
+    scenario: Scenario
+    height: int
+    width: int
+    channels: int
+
+    def costs(self) -> StepCosts:
+        """Return the price list of the run's network and training."""
+        footprint = measure_footprint(self.model, height=self.height, width=self.width, channels=self.channels)
+        return StepCosts(footprint, self.config.training)
+
+    def make_method(self) -> Method:
+        """Return the method with its hyper-parameters."""
+        return self.method(self.config.method.hyper, self.config.training, self.costs())
+
+    @property
+    def classes(self) -> int:
+        """Head rows in all."""
+        return self.config.scenario.tasks * self.config.scenario.classes_per_task
+
+
+class ClientWorker:
+    """Holds some clients and makes their visits, one at a time.
+
+    *start* is the model that everybody has before round 0: features and the head that each client begins with.
+    """
+
+    def __init__(self, assembly: Assembly, dataset: Dataset, start: Buffer, client_ids: Sequence[int]) -> None:
+        torch.set_num_threads(assembly.config.training.threads)
+        self._assembly = assembly
+        self._dataset = dataset
+        self._method = assembly.make_method()
+        network = FlatNetwork(
+            assembly.model,
+            height=assembly.height,
+            width=assembly.width,
+            channels=assembly.channels,
+            rows=assembly.config.scenario.classes_per_task,
+        )
+        normalisation = Normalisation.of(dataset.mean, dataset.std)
+        self._learner = Learner(network, assembly.config.training, assembly.costs(), normalisation)
+        first = SharedModel.of(decode(start))
+        if first.head_CF is None:
+            raise ValueError("the start model must hold a head")
+        self._states = {client_id: ClientState(first.head_CF) for client_id in client_ids}
+
+    def visit(self, order: VisitOrder, broadcast: Buffer) -> tuple[VisitReport, Buffer | None]:
+        """Make one visit; return its report and, where something is sent, the encoded update."""
+        client_id = order.client_id
+        state, update, report = make_visit(
+            order,
+            self._method,
+            self._learner,
+            self._states[client_id],
+            SharedModel.of(decode(broadcast)),
+            self._training_data(order.facts),
+        )
+        self._states[client_id] = state
+        payload = None if update is None else update.payload()
+        return replace(report, upload_bytes=0 if payload is None else payload.nbytes), payload
+
+    def score(self, client_id: int, learnt_tasks: int, shared: Buffer | None) -> list[Score]:
+        """Return the client's scores on its first *learnt_tasks* tasks."""
+        model = None if shared is None else SharedModel.of(decode(shared))
+        tests = [self._test_data(client_id, task_index) for task_index in range(learnt_tasks)]
+        return list(score_client(client_id, self._learner, self._states[client_id], model, tests))
+
+    def _training_data(self, facts: VisitFacts) -> TaskData:
+        scenario, client_id, task_index = self._assembly.scenario, facts.client_id, facts.task_index
+        data = self._data(self._dataset.train, scenario.train_indices(client_id, task_index), client_id, task_index)
+        past = tuple(scenario.class_rows(client_id, earlier) for earlier in range(task_index))
+        return replace(data, past_rows=past)
+
+    def _test_data(self, client_id: int, task_index: int) -> TaskData:
+        indices = self._assembly.scenario.test_indices(client_id, task_index)
+        return self._data(self._dataset.test, indices, client_id, task_index)
+
+    def _data(self, images: ImageSet, indices: np.ndarray, client_id: int, task_index: int) -> TaskData:
+        rows = self._assembly.scenario.class_rows(client_id, task_index)
+        labels = self._assembly.scenario.label_to_row[images.labels[indices]] - rows.start
+        return TaskData(images.images[indices], labels.astype(np.int64), rows)

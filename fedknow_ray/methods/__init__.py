@@ -1,0 +1,1 @@
+"""Learning methods: one file is one method, which knows nothing of seconds, links or Ray."""

@@ -1,0 +1,137 @@
+"""The work of the steps that methods are made of: FLOPs from the network's footprint, bytes moved from its sizes.
+
+FLOPs count matrix products and convolutions, two a multiply-add. Bytes moved are the least traffic between memory and
+processor: each weight, gradient and kept activation is read or written once where the step needs it. Routines without
+products (optimizer, pruning, selection) have bytes only. One `WorkItem` is one step; equal steps are counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from fedknow_ray.models.footprint import FLOAT_BYTES, Footprint
+from fedknow_ray.simulation.work import Work, WorkItem
+
+if TYPE_CHECKING:
+    from fedknow_ray.config.model import TrainingConfig
+    from fedknow_ray.methods.method import VisitFacts
+
+#: Passes over the weights of one optimizer step. Adam reads w, g, m, v and writes w, m, v; SGD reads w, g and writes w.
+OPTIMIZER_PASSES = {"adam": 7, "sgd": 3}
+MOMENTUM_PASSES = 2
+#: Copies of the weights that an optimizer keeps.
+OPTIMIZER_STATES = {"adam": 2, "sgd": 0}
+
+
+class StepCosts:
+    """Prices single steps of one network under one training setting.
+
+    *n* images, *classes* head rows; every method returns the work of ONE step, as a `WorkItem` of count 1.
+    """
+
+    def __init__(self, footprint: Footprint, training: TrainingConfig) -> None:
+        self.footprint = footprint
+        self.training = training
+
+    def forward(self, phase: str, n: int, classes: int) -> WorkItem:
+        """One forward pass with a head of *classes* rows, nothing kept."""
+        f = self.footprint
+        flops = n * f.forward_flops + f.head_forward_flops(n, classes)
+        return WorkItem(phase, 1, flops, f.weight_bytes + n * (f.input_bytes + f.kept_bytes))
+
+    def forward_backward(self, phase: str, n: int, classes: int) -> WorkItem:
+        """One forward and one backward pass: weights read twice, gradients written, activations written and read."""
+        f = self.footprint
+        flops = n * (f.forward_flops + f.backward_flops)
+        flops += f.head_forward_flops(n, classes) + f.head_backward_flops(n, classes)
+        return WorkItem(phase, 1, flops, 3 * f.weight_bytes + n * (f.input_bytes + 2 * f.kept_bytes))
+
+    def backward(self, phase: str, n: int, classes: int) -> WorkItem:
+        """One more backward pass through activations that are there, from the logits of another head.
+
+        That head is frozen: its own forward and its gradient for the features, none for its weights.
+        """
+        f = self.footprint
+        flops = n * f.backward_flops + 2 * f.head_forward_flops(n, classes)
+        return WorkItem(phase, 1, flops, 2 * f.weight_bytes + n * f.kept_bytes)
+
+    def optimize(self, classes: int) -> WorkItem:
+        """One optimizer step over the features and *classes* head rows."""
+        return WorkItem("optimize", 1, 0, self._optimizer_passes() * FLOAT_BYTES * self._trainable(classes))
+
+    def passes(self, phase: str, passes: int) -> WorkItem:
+        """Reading or writing the feature weights *passes* times, without products."""
+        return WorkItem(phase, 1, 0, passes * self.footprint.weight_bytes)
+
+    def head_step(self, n: int, classes: int) -> WorkItem:
+        """One step of the head alone, on features that are there."""
+        f = self.footprint
+        head = FLOAT_BYTES * classes * (f.F + 1)
+        flops = f.head_forward_flops(n, classes) + f.head_backward_flops(n, classes) // 2
+        return WorkItem("head", 1, flops, FLOAT_BYTES * n * f.F * 2 + head * (2 + self._optimizer_passes()))
+
+    def batches(self, images: int) -> list[int]:
+        """Sizes of the batches of one epoch, in order."""
+        size = self.training.batch_size
+        return [min(size, images - start) for start in range(0, images, size)]
+
+    def training_epochs(self, phase: str, images: int, classes: int, epochs: int) -> Work:
+        """Plain training: one forward, one backward and one optimizer step a batch."""
+        step = [
+            item
+            for n in self.batches(images)
+            for item in (self.forward_backward(phase, n, classes), self.optimize(classes))
+        ]
+        return repeat(step, epochs)
+
+    def head_training(self, facts: VisitFacts) -> Work:
+        """Training of the head alone: one pass for the features, then the head's steps."""
+        sizes = self.batches(facts.images)
+        once = [self.forward("head", n, 0) for n in sizes]
+        steps = [self.head_step(n, facts.classes) for n in sizes]
+        return repeat(once, 1) + repeat(steps, self.training.local_epochs)
+
+    def resident_bytes(self, facts: VisitFacts) -> int:
+        """What every visit holds: the weights, the payload that brought them, and the images."""
+        f = self.footprint
+        return 2 * FLOAT_BYTES * (f.P + f.B) + facts.images * f.input_bytes
+
+    def training_bytes(self, facts: VisitFacts) -> int:
+        """The most that plain training holds: resident, gradients, optimizer state, activations of one batch."""
+        copies = 1 + OPTIMIZER_STATES[self.training.optimizer.name] + (self._momentum() > 0)
+        n = min(self.training.batch_size, facts.images)
+        trainable = FLOAT_BYTES * self._trainable(facts.classes)
+        return self.resident_bytes(facts) + copies * trainable + n * self.footprint.kept_bytes
+
+    def _trainable(self, classes: int) -> int:
+        return self.footprint.P + classes * (self.footprint.F + 1)
+
+    def _momentum(self) -> float:
+        return float(getattr(self.training.optimizer, "momentum", 0.0))
+
+    def _optimizer_passes(self) -> int:
+        return OPTIMIZER_PASSES[self.training.optimizer.name] + (MOMENTUM_PASSES if self._momentum() > 0 else 0)
+
+
+def repeat(items: list[WorkItem], times: int) -> Work:
+    """Return the work of a list of steps done *times* times, equal steps merged."""
+    counts: Counter[tuple[str, int, int]] = Counter()
+    for item in items:
+        counts[item.phase, item.flops, item.moved_bytes] += item.count * times
+    return Work(tuple(WorkItem(phase, n, flops, moved) for (phase, flops, moved), n in counts.items() if n))
+
+
+class WorkLog:
+    """Counts the steps that are really done; `work()` equals the plan of the visit, in whatever order they came."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, int, int]] = Counter()
+
+    def add(self, item: WorkItem) -> None:
+        """Count one step."""
+        self._counts[item.phase, item.flops, item.moved_bytes] += item.count
+
+    def work(self) -> Work:
+        """Return everything counted so far."""
+        return Work(tuple(WorkItem(phase, n, flops, moved) for (phase, flops, moved), n in self._counts.items()))

@@ -1,0 +1,26 @@
+"""FedAvg: every client trains the shared model on its own data, the server takes the mean weighted by samples.
+
+    w_G <- sum_c (n_c / n) w_c,     w_c = local_epochs of minibatch steps on cross entropy, from w_G
+
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017,
+arXiv:1602.05629. With `model.head: local` only the features are shared, which others call FedPer (Arivazhagan et al.,
+2019, arXiv:1912.00818). Keeps nothing of past tasks. The optimizer is fresh in every visit.
+"""
+
+from __future__ import annotations
+
+from fedknow_ray.methods.learner import Learner, cross_entropy_rule
+from fedknow_ray.methods.method import ClientState, Method, Outcome, Plan, TaskData, VisitFacts
+
+
+class FedAvg(Method):
+    """Plain local training; aggregation is the default weighted mean."""
+
+    def plan_train(self, facts: VisitFacts) -> Plan:
+        """Return the work of the local epochs."""
+        work = self.costs.training_epochs("train", facts.images, facts.classes, self.training.local_epochs)
+        return Plan(work, self.costs.training_bytes(facts))
+
+    def train(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
+        """Train for the local epochs."""
+        return Outcome(state.memory, learner.train(data, self.training.local_epochs, cross_entropy_rule))

@@ -1,0 +1,1 @@
+"""FedKNOW: knowledge extractor, gradient restorer, choice of signature tasks, gradient integrator."""

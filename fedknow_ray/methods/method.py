@@ -1,0 +1,148 @@
+"""The interface of a method: what a client does in a visit, and what that costs, known before it happens.
+
+A visit is a function (client state, start model, data, seed) -> (client state, update, work, figures). The caller has
+loaded the start model into the learner's network; the method trains it in place and returns what it keeps for itself.
+It plans the work of a visit exactly from its facts, and the work that is counted while training equals the plan.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from fedknow_ray.simulation.work import Work
+
+if TYPE_CHECKING:
+    from fedknow_ray.config.model import TrainingConfig
+    from fedknow_ray.methods.costs import StepCosts
+    from fedknow_ray.methods.learner import Learner
+
+
+class Hyperparameters(BaseModel):
+    """Base of a method's hyper-parameters: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class VisitFacts:
+    """What is known of a visit before it happens.
+
+    *images* training images of the client for this task; *classes* head rows of one task; *task_index* is also the
+    number of past tasks. *trained_this_task*: the client has had a training visit in this task.
+    """
+
+    client_id: int
+    task_index: int
+    round_index: int
+    images: int
+    classes: int
+    trained_this_task: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskData:
+    """A client's training data of the task at hand.
+
+    *images_NHWC* uint8 (or float32, if normalised already), *labels_N* int64 from 0 within the task, *rows* the task's
+    head rows. *past_rows* those of the tasks learnt before, oldest first, and *past_heads* what these rows (R, F + 1)
+    hold as the visit starts: they stay as they are while this task is learnt.
+    """
+
+    images_NHWC: NDArray[Any]
+    labels_N: NDArray[np.int64]
+    rows: range
+    past_rows: tuple[range, ...] = ()
+    past_heads: tuple[NDArray[np.float32], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The work of a visit and the most memory that it holds at once."""
+
+    work: Work
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientState:
+    """All that a client keeps between visits; a value that can be stored and sent.
+
+    *head_CF* (C, F + 1) the client's own head; *own_S* its features after its last training visit, None before the
+    first;
+    *memory* the method's own.
+    """
+
+    head_CF: NDArray[np.float32]
+    own_S: NDArray[np.float32] | None = None
+    memory: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a visit gives besides the trained network: the method's new memory, the mean loss, and its figures.
+
+    *integrated_steps* steps whose gradient was checked against past tasks; *violated_steps* those that it had to
+    change.
+    *notes* goes into the events table as JSON.
+    """
+
+    memory: Any
+    loss: float | None
+    integrated_steps: int | None = None
+    violated_steps: int | None = None
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """One way to learn; see CONTRIBUTING.md for a walk through adding one."""
+
+    hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
+    #: Whether clients exchange models with the server; False sends no byte.
+    federated: ClassVar[bool] = True
+
+    def __init__(self, hyper: BaseModel, training: TrainingConfig, costs: StepCosts) -> None:
+        self.hyper = hyper
+        self.training = training
+        self.costs = costs
+
+    @abstractmethod
+    def plan_train(self, facts: VisitFacts) -> Plan:
+        """Return the exact work of a training visit."""
+
+    @abstractmethod
+    def train(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
+        """Train the learner's network in place."""
+
+    def plan_finish(self, facts: VisitFacts) -> Plan:
+        """Return the exact work of `finish_task`; nothing unless the method keeps something."""
+        return Plan(Work.none(), self.costs.resident_bytes(facts))
+
+    def finish_task(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
+        """End a task: return what the method keeps of it. The learner's network holds the client's own model, and may
+        be used up: what becomes of it is thrown away.
+        """
+        return Outcome(state.memory, None)
+
+    def kept_bytes(self, facts: VisitFacts) -> int:
+        """Return what a client keeps besides its own model, with `facts.task_index` tasks behind it."""
+        return 0
+
+    @property
+    def refines(self) -> bool:
+        """Whether each client of a round makes a further visit right after aggregation (download, `refine`)."""
+        return False
+
+    def plan_refine(self, facts: VisitFacts) -> Plan:
+        """Return the exact work of `refine`."""
+        raise NotImplementedError(f"{type(self).__name__} does not refine")
+
+    def refine(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
+        """Train the fresh aggregate further in place; the result becomes the client's own model and is not sent."""
+        raise NotImplementedError(f"{type(self).__name__} does not refine")

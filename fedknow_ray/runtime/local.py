@@ -1,0 +1,79 @@
+"""The local backend: every client in this process, one visit after another. For debugging, and the yardstick for
+bits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from fedknow_ray.federation.aggregation import TreeMean, blocks_of, sum_block
+from fedknow_ray.federation.scoring import Score
+from fedknow_ray.federation.visit import VisitOrder, VisitReport
+from fedknow_ray.federation.worker import Assembly, ClientWorker
+from fedknow_ray.results.schema import PlacementRow
+from fedknow_ray.runtime.timing import timed_visit
+from fedknow_ray.scenario.images import Dataset
+from fedknow_ray.transport.payload import Buffer, payload_sha256
+
+
+class LocalExecutor:
+    """One worker with all clients; *broadcast* is what everybody starts from, *start* also holds the first head."""
+
+    def __init__(self, assembly: Assembly, dataset: Dataset, start: Buffer, broadcast: Buffer) -> None:
+        self._devices = assembly.config.devices
+        self._worker = ClientWorker(assembly, dataset, start, range(len(self._devices)))
+        self._broadcast = broadcast
+        self._updates: dict[int, Buffer] = {}
+        self._weights: dict[int, float] = {}
+
+    def dispatch(self, orders: Sequence[VisitOrder], weights: Sequence[float] | None = None) -> None:
+        """Remember the weights; a visit is made when its report is asked for."""
+        if weights is not None:
+            self._weights = {order.client_id: w for order, w in zip(orders, weights, strict=True)}
+
+    def report(self, order: VisitOrder) -> VisitReport:
+        """Make the visit and return its report."""
+        report, update = timed_visit(self._worker, order, self._broadcast)
+        if update is not None:
+            self._updates[order.client_id] = update
+        return report
+
+    def commit(self) -> None:
+        """Average the updates over the same tree as every backend."""
+        clients = sorted(self._weights)
+        blocks = blocks_of(len(clients))
+        mean = TreeMean(len(blocks))
+        for index, block in enumerate(blocks):
+            members = [clients[place] for place in block]
+            mean.add(index, sum_block([self._updates[c] for c in members], [self._weights[c] for c in members]))
+        self._broadcast = mean.payload(sum(self._weights[c] for c in clients))
+        self._updates, self._weights = {}, {}
+
+    def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterator[Score]:
+        """Yield every client's scores."""
+        for client_id in client_ids:
+            yield from self._worker.score(client_id, learnt_tasks, self._broadcast if with_global else None)
+
+    def global_parameters_sha256(self) -> str:
+        """Return the digest of the present broadcast."""
+        return payload_sha256(self._broadcast)
+
+    def placement(self) -> list[PlacementRow]:
+        """Return one row a client: all of them live in this process."""
+        return [
+            PlacementRow(client_id, device, None, None, os.getpid(), "{}")
+            for client_id, device in enumerate(self._devices)
+        ]
+
+
+@contextmanager
+def local_executor(assembly: Assembly, dataset: Dataset, start: Buffer, broadcast: Buffer) -> Iterator[LocalExecutor]:
+    """Yield a local executor; torch's thread count is put back afterwards."""
+    threads = torch.get_num_threads()
+    try:
+        yield LocalExecutor(assembly, dataset, start, broadcast)
+    finally:
+        torch.set_num_threads(threads)

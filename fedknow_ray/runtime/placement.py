@@ -1,0 +1,130 @@
+"""Which clients share an actor, what each actor asks of its node, and whether the nodes can give it. Pure logic.
+
+One client an actor unless the config says otherwise; `auto` packs clients of one device kind, as few an actor as fit
+into the nodes' memory. An actor asks for one unit of its device's custom resource a client ("device:jetson-nano": 1),
+memory, and a small share of a processor: how many visits run at once is the dispatcher's affair, not Ray's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fedknow_ray.errors import PlacementError
+from fedknow_ray.units import format_bytes
+
+#: A process with torch held 346 MB in one measurement; the network's working copy and the gradient buffer come on top.
+ACTOR_BASE_BYTES = 400 * 2**20
+#: Ray counts processors in ten-thousandths; a thousandth lets 1,000 actors share one.
+ACTOR_CPUS = 0.001
+DEVICE_LABEL = "fedknow.io/device"
+DEVICE_RESOURCE = "device:{}"
+
+
+@dataclass(frozen=True, slots=True)
+class ActorSpec:
+    """One client actor to be: its clients, all of one device kind, and the memory that it asks for."""
+
+    device: str
+    client_ids: tuple[int, ...]
+    memory_bytes: int
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """The custom resources that it asks for."""
+        return {DEVICE_RESOURCE.format(self.device): float(len(self.client_ids))}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOffer:
+    """What one node has free: processors, memory, custom resources, and its labels."""
+
+    node_id: str
+    cpus: float
+    memory_bytes: float
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan_actors(
+    devices: Sequence[str],
+    *,
+    clients_per_actor: int | str,
+    client_bytes: int,
+    memory_per_actor: int | None,
+    available_bytes: float,
+) -> list[ActorSpec]:
+    """Return the actors for a fleet: *devices* one a client, *client_bytes* the state of one client.
+
+    *clients_per_actor* a number is kept as it is; "auto" takes the least number whose actors fit *available_bytes*.
+    """
+    if clients_per_actor != "auto":
+        return _pack(devices, int(clients_per_actor), client_bytes, memory_per_actor)
+    most = max(Counter(devices).values())
+    for share in range(1, most + 1):
+        actors = _pack(devices, share, client_bytes, memory_per_actor)
+        if sum(actor.memory_bytes for actor in actors) <= available_bytes:
+            return actors
+    return _pack(devices, most, client_bytes, memory_per_actor)
+
+
+def _pack(devices: Sequence[str], share: int, client_bytes: int, memory_per_actor: int | None) -> list[ActorSpec]:
+    actors = []
+    for device in dict.fromkeys(devices):
+        clients = [client_id for client_id, kind in enumerate(devices) if kind == device]
+        # equal shares: 10 clients at most 4 an actor become 4 + 3 + 3, so that no actor is the last to finish
+        groups = math.ceil(len(clients) / share)
+        for group in range(groups):
+            members = tuple(clients[len(clients) * group // groups : len(clients) * (group + 1) // groups])
+            memory = memory_per_actor or ACTOR_BASE_BYTES + len(members) * client_bytes
+            actors.append(ActorSpec(device, members, memory))
+    return sorted(actors, key=lambda actor: actor.client_ids)
+
+
+def check_fits(actors: Sequence[ActorSpec], nodes: Sequence[NodeOffer]) -> None:
+    """Refuse a fleet that the nodes cannot hold, before anything is started.
+
+    Each actor is put on the first node that still has room, the largest first.
+
+    Raises:
+        PlacementError: with a table of what each kind of device needs and what the nodes offer.
+    """
+    free = [[node, node.cpus, node.memory_bytes, dict(node.resources)] for node in nodes]
+    homeless = [actor for actor in sorted(actors, key=lambda a: -a.memory_bytes) if not _put(actor, free)]
+    if homeless:
+        raise PlacementError(_shortage(actors, homeless, nodes))
+
+
+def _put(actor: ActorSpec, free: list[list[object]]) -> bool:
+    for slot in free:
+        _, cpus, memory, resources = slot
+        assert isinstance(cpus, float) and isinstance(memory, float) and isinstance(resources, dict)
+        enough = all(resources.get(name, 0.0) >= amount for name, amount in actor.resources.items())
+        if enough and cpus >= ACTOR_CPUS and memory >= actor.memory_bytes:
+            for name, amount in actor.resources.items():
+                resources[name] -= amount
+            slot[1], slot[2] = cpus - ACTOR_CPUS, memory - actor.memory_bytes
+            return True
+    return False
+
+
+def _shortage(actors: Sequence[ActorSpec], homeless: Sequence[ActorSpec], nodes: Sequence[NodeOffer]) -> str:
+    lost = Counter(actor.device for actor in homeless)
+    lines = [f"the fleet cannot be placed: {len(homeless)} of {len(actors)} client actors find no node"]
+    lines.append(f"  {'device':<22}{'clients':>8}{'actors':>8}{'memory':>12}{'offered':>9}{'without a place':>17}")
+    for device in dict.fromkeys(actor.device for actor in actors):
+        own = [actor for actor in actors if actor.device == device]
+        offered = sum(node.resources.get(DEVICE_RESOURCE.format(device), 0.0) for node in nodes)
+        clients = sum(len(actor.client_ids) for actor in own)
+        memory = format_bytes(sum(actor.memory_bytes for actor in own))
+        lines.append(f"  {device:<22}{clients:>8}{len(own):>8}{memory:>12}{offered:>9.0f}{lost[device]:>17}")
+    total = format_bytes(int(sum(node.memory_bytes for node in nodes)))
+    cpus = sum(node.cpus for node in nodes)
+    lines.append(f"  {len(nodes)} node(s) offer {cpus:g} processors and {total} of memory in all")
+    lines.append(
+        "  start nodes with the missing resources (ray start --resources '{\"device:NAME\": N}'), take clients"
+    )
+    lines.append("  off the fleet, or set placement.clients_per_actor to a larger number or to auto")
+    return "\n".join(lines)

@@ -1,0 +1,209 @@
+"""The Ray backend: one actor a client (or a few), a server actor, and references between them.
+
+The broadcast is put once a round and passed by reference; updates go from client to server by reference. The driver
+sees reports and scores only. A cluster that cannot hold the fleet is refused before an actor exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from fedknow_ray.errors import WorkerError
+from fedknow_ray.federation.aggregation import blocks_of
+from fedknow_ray.federation.scoring import Score
+from fedknow_ray.federation.visit import VisitOrder, VisitReport
+from fedknow_ray.federation.worker import Assembly
+from fedknow_ray.results.schema import PlacementRow
+from fedknow_ray.runtime.dispatcher import Dispatcher, Job
+from fedknow_ray.runtime.placement import (
+    ACTOR_CPUS,
+    DEVICE_LABEL,
+    ActorSpec,
+    NodeOffer,
+    check_fits,
+    plan_actors,
+)
+from fedknow_ray.runtime.ray_actors import ClientActor, ServerActor
+from fedknow_ray.runtime.ray_session import node_offers
+from fedknow_ray.scenario.images import Dataset
+from fedknow_ray.transport.payload import Buffer
+
+#: An actor with torch takes 2 to 3 processor seconds to start; 1,000 of them on two cores still make it.
+START_TIMEOUT_S = 1800.0
+#: No visit on a host takes an hour; one that does is lost.
+VISIT_TIMEOUT_S = 3600.0
+SERVER_MEMORY_BYTES = 400 * 2**20
+
+
+@dataclass(slots=True)
+class _Block:
+    """One leaf of the aggregation tree while its visits are under way: their references, and what is missing."""
+
+    index: int
+    client_ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    missing: set[int]
+
+
+class RayExecutor:
+    """Makes visits in client actors and averages their updates in the server actor."""
+
+    def __init__(self, assembly: Assembly, specs: Sequence[ActorSpec], nodes: Sequence[NodeOffer]) -> None:
+        self._assembly, self._specs = assembly, specs
+        self._actor_of = {c: index for index, spec in enumerate(specs) for c in spec.client_ids}
+        self._labelled = {node.labels.get(DEVICE_LABEL) for node in nodes}
+        self._updates: dict[int, Any] = {}
+        self._blocks: dict[int, _Block] = {}
+        self._folds: list[Any] = []
+        self._total_weight = 0.0
+
+    def start(self, dataset: Dataset, start: Buffer, broadcast: Buffer, nodes: Sequence[NodeOffer]) -> None:
+        """Create the actors and wait until all of them are ready."""
+        assembly_ref, dataset_ref, start_ref = ray.put(self._assembly), ray.put(dataset), ray.put(start)
+        self._broadcast = ray.put(broadcast)
+        server = ray.remote(ServerActor).options(num_cpus=ACTOR_CPUS, memory=SERVER_MEMORY_BYTES)
+        self._server = server.remote()
+        self._actors = [
+            self._options(spec).remote(assembly_ref, dataset_ref, start_ref, spec.client_ids) for spec in self._specs
+        ]
+        self._where: list[dict[str, Any]] = self._get(
+            [a.where.remote() for a in self._actors], START_TIMEOUT_S, "start"
+        )
+        node_of = {index: str(where["node_id"]) for index, where in enumerate(self._where)}
+        threads = self._assembly.config.training.threads
+        slots = {node.node_id: max(1, int(node.cpus) // threads) for node in nodes}
+        self._dispatcher: Dispatcher[Any] = Dispatcher(node_of, slots, self._wait)
+
+    def _options(self, spec: ActorSpec) -> Any:
+        selector = {DEVICE_LABEL: spec.device} if spec.device in self._labelled else None
+        return ray.remote(ClientActor).options(
+            num_cpus=ACTOR_CPUS, memory=spec.memory_bytes, resources=spec.resources, label_selector=selector
+        )
+
+    def dispatch(self, orders: Sequence[VisitOrder], weights: Sequence[float] | None = None) -> None:
+        """Queue visits; with weights, also the sums of the aggregation tree, block by block as their visits start."""
+        if weights is not None:
+            self._begin_round(orders, weights)
+        for order in orders:
+            self._dispatcher.add(
+                Job((order.kind, order.client_id), self._actor_of[order.client_id], self._starter(order))
+            )
+
+    def report(self, order: VisitOrder) -> VisitReport:
+        """Wait for one visit."""
+        ref = self._dispatcher.result((order.kind, order.client_id))
+        report: VisitReport = self._get(ref, VISIT_TIMEOUT_S, f"{order.kind} of client {order.client_id}")
+        return report
+
+    def commit(self) -> None:
+        """Have the server make the next broadcast; nobody waits for it before the next visits do."""
+        self._get(self._folds, VISIT_TIMEOUT_S, "aggregation")
+        self._broadcast = self._server.commit.remote(self._total_weight)
+        self._folds = []
+
+    def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterator[Score]:
+        """Score all clients where they live, and yield in client order."""
+        shared = self._broadcast if with_global else None
+        for client_id in client_ids:
+            actor = self._actors[self._actor_of[client_id]]
+
+            def start(actor: Any = actor, client_id: int = client_id) -> Any:
+                return actor.score.remote(client_id, learnt_tasks, shared)
+
+            self._dispatcher.add(Job(("score", client_id), self._actor_of[client_id], start))
+        for client_id in client_ids:
+            ref = self._dispatcher.result(("score", client_id))
+            yield from self._get(ref, VISIT_TIMEOUT_S, f"scores of client {client_id}")
+
+    def global_parameters_sha256(self) -> str:
+        """Return the digest of the present broadcast, computed by the server."""
+        digest: str = self._get(self._server.digest.remote(self._broadcast), VISIT_TIMEOUT_S, "digest")
+        return digest
+
+    def placement(self) -> list[PlacementRow]:
+        """Return one row a client: its actor, node and process as the actor itself saw them."""
+        devices = self._assembly.config.devices
+        return [
+            PlacementRow(client_id=client_id, device=devices[client_id], **self._where[self._actor_of[client_id]])
+            for client_id in sorted(self._actor_of)
+        ]
+
+    def _begin_round(self, orders: Sequence[VisitOrder], weights: Sequence[float]) -> None:
+        leaves = blocks_of(len(orders))
+        self._folds = [self._server.begin.remote(len(leaves))]
+        self._total_weight = sum(weights)
+        for index, places in enumerate(leaves):
+            clients = tuple(orders[place].client_id for place in places)
+            block = _Block(index, clients, tuple(weights[place] for place in places), set(clients))
+            self._blocks.update(dict.fromkeys(clients, block))
+
+    def _starter(self, order: VisitOrder) -> Any:
+        actor = self._actors[self._actor_of[order.client_id]]
+
+        def start() -> Any:
+            report, update = actor.visit.options(num_returns=2).remote(order, self._broadcast)
+            self._fold_when_complete(order.client_id, update)
+            return report
+
+        return start
+
+    def _fold_when_complete(self, client_id: int, update: Any) -> None:
+        """Send a block to the server as soon as all its visits are started: Ray holds the call until they are done."""
+        block = self._blocks.pop(client_id, None)
+        if block is None:
+            return
+        self._updates[client_id] = update
+        block.missing.discard(client_id)
+        if not block.missing:
+            updates = [self._updates.pop(member) for member in block.client_ids]
+            self._folds.append(self._server.fold.remote(block.index, block.weights, *updates))
+
+    @staticmethod
+    def _wait(refs: list[Any]) -> list[Any]:
+        ready, _ = ray.wait(refs, num_returns=1, timeout=VISIT_TIMEOUT_S)
+        if not ready:
+            raise WorkerError(f"{len(refs)} visits gave no answer within {VISIT_TIMEOUT_S:.0f} s")
+        return list(ready)
+
+    @staticmethod
+    def _get(refs: Any, timeout_s: float, what: str) -> Any:
+        try:
+            return ray.get(refs, timeout=timeout_s)
+        except RayTaskError as error:
+            raise WorkerError(f"{what} failed in its actor:\n{error}") from error
+        except GetTimeoutError as error:
+            raise WorkerError(f"{what} gave no answer within {timeout_s:.0f} s") from error
+        except RayActorError as error:
+            raise WorkerError(f"{what}: its actor or node died: {error}") from error
+        except RayError as error:
+            raise WorkerError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def ray_executor(
+    assembly: Assembly, dataset: Dataset, start: Buffer, broadcast: Buffer, client_bytes: int
+) -> Iterator[RayExecutor]:
+    """Yield an executor on the Ray that this process is connected to; its actors end with the block.
+
+    Raises:
+        PlacementError: if the nodes cannot hold the fleet.
+    """
+    nodes = node_offers()
+    placement = assembly.config.placement
+    specs = plan_actors(
+        assembly.config.devices,
+        clients_per_actor=placement.clients_per_actor,
+        client_bytes=client_bytes,
+        memory_per_actor=placement.memory_per_actor,
+        available_bytes=sum(node.memory_bytes for node in nodes) - SERVER_MEMORY_BYTES,
+    )
+    check_fits(specs, nodes)
+    executor = RayExecutor(assembly, specs, nodes)
+    executor.start(dataset, start, broadcast, nodes)
+    yield executor

@@ -1,0 +1,125 @@
+"""Starting and joining Ray: a Ray of our own by default, a cluster that is there only when its address is given.
+
+A Ray of our own is locked with a throw-away token, writes to a temporary folder that goes with it, touches nothing in
+$HOME, sends no usage statistics, and never joins another Ray that happens to run on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedknow_ray.errors import UserError
+from fedknow_ray.runtime.placement import DEVICE_RESOURCE, NodeOffer
+
+#: A socket's path may have 107 bytes, and Ray puts about 60 behind its folder.
+LONGEST_FOLDER = 40
+
+
+@contextmanager
+def own_ray(devices: Sequence[str], cpus: int) -> Iterator[None]:
+    """Run a block inside a local Ray that offers one custom resource unit for each client's device."""
+    folder = Path(tempfile.mkdtemp(prefix="fkr-", dir=_short_folder()))
+    environment = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    }
+    with _environment(environment, without=("RAY_ADDRESS",)):
+        import ray
+
+        if ray.is_initialized():
+            raise UserError(
+                "this process is connected to a Ray already; call ray.shutdown() first, or give its address"
+            )
+        offers = {DEVICE_RESOURCE.format(device): float(count) for device, count in Counter(devices).items()}
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=0,
+                resources=offers,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=str(folder),
+            )
+            yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def joined_ray(address: str) -> Iterator[None]:
+    """Run a block connected to a cluster that is there, with whatever authentication the environment gives.
+
+    Raises:
+        UserError: if there is no cluster at the address, or it does not let us in.
+    """
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray cluster can be reached at {address!r}: {error}\n"
+            "  start one with `ray start --head`, or leave --address out to get a Ray of its own; a cluster with token "
+            "authentication needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def node_offers() -> list[NodeOffer]:
+    """Return what the living nodes have free at this moment."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    offers = []
+    for node in ray.nodes():
+        if node["Alive"] and node["NodeID"] in free:
+            resources: Mapping[str, float] = free[node["NodeID"]]
+            offers.append(
+                NodeOffer(
+                    node_id=node["NodeID"],
+                    cpus=float(resources.get("CPU", 0.0)),
+                    memory_bytes=float(resources.get("memory", 0.0)),
+                    resources={k: float(v) for k, v in resources.items() if k.startswith("device:")},
+                    labels=node.get("Labels", {}),
+                )
+            )
+    return offers
+
+
+@contextmanager
+def _environment(values: Mapping[str, str], without: Sequence[str]) -> Iterator[None]:
+    """Set and remove environment variables for a block; Ray reads its settings from there only."""
+    touched = {name: os.environ.get(name) for name in (*values, *without)}
+    os.environ.update(values)
+    for name in without:
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        for name, old in touched.items():
+            if old is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = old
+
+
+def _short_folder() -> str:
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= LONGEST_FOLDER else "/tmp"

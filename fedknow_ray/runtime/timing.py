@@ -1,0 +1,18 @@
+"""Host time of a visit: wall and processor seconds, kept apart from the virtual clock."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from fedknow_ray.federation.visit import VisitOrder, VisitReport
+from fedknow_ray.federation.worker import ClientWorker
+from fedknow_ray.transport.payload import Buffer
+
+
+def timed_visit(worker: ClientWorker, order: VisitOrder, broadcast: Buffer) -> tuple[VisitReport, Buffer | None]:
+    """Make a visit and return its report with the host seconds that it took, and the update."""
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    report, update = worker.visit(order, broadcast)
+    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+    return replace(report, host_wall_s=wall_s, host_cpu_s=cpu_s), update

@@ -1,0 +1,1 @@
+"""What crosses the link between a client and the server, encoded and counted."""
