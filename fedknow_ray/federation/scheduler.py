@@ -43,7 +43,9 @@ class Progress:
     """Where a run stands after a round or a task; *accuracy* is the own models' mean after the last finished task."""
 
     task_index: int
+    tasks: int
     round_index: int
+    task_finished: bool
     rounds_done: int
     rounds_total: int
     time_s: float
@@ -157,7 +159,9 @@ class Scheduler:
         per_task = self._course.rounds_per_task
         return Progress(
             task_index=task_index,
+            tasks=self._course.tasks,
             round_index=round_index,
+            task_finished=round_index == per_task,
             rounds_done=task_index * per_task + min(round_index + 1, per_task),
             rounds_total=self._course.tasks * per_task,
             time_s=self._now_s,

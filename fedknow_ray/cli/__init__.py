@@ -1,0 +1,1 @@
+"""The command line: `fedknow-ray`, also `python -m fedknow_ray`."""

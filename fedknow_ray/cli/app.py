@@ -1,0 +1,147 @@
+"""The commands and their options. Standard output carries results, standard error the progress and the errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+from rich.console import Console
+
+from fedknow_ray import __version__
+from fedknow_ray.errors import UnknownNameError
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, package_name="fedknow-ray")
+def app() -> None:
+    """Simulate federated continual learning on emulated edge devices, with Ray."""
+
+
+set_option = click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override a key of the config: method.name=fedavg, fleet.0.count=4. Repeatable.",
+)
+
+
+def run_options(command: Command) -> Command:
+    """Give a command the options of a run."""
+    options = [
+        set_option,
+        click.option(
+            "--backend",
+            type=click.Choice(["ray", "local"]),
+            default="ray",
+            show_default=True,
+            help="Ray actors, or everything in this process, to the same bits.",
+        ),
+        click.option(
+            "--address",
+            metavar="ADDRESS",
+            help="The address of a Ray cluster that is there; auto finds it. Default: a Ray of its own.",
+        ),
+        click.option(
+            "--out",
+            metavar="DIR",
+            type=click.Path(path_type=Path),
+            help="The run directory, new or empty. Default: runs/<time>-<name>.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
+        click.option("--quiet", is_flag=True, help="No progress and no closing table."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@app.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@run_options
+def run(config: Path, **options: Any) -> None:
+    """Run the YAML file CONFIG and write its results and its report."""
+    _run(config, **options)
+
+
+@app.command()
+@run_options
+def quickstart(**options: Any) -> None:
+    """Run the example that ships with the package: FedKNOW on digits, 8 clients on 4 kinds of device."""
+    with as_file(files("fedknow_ray.experiment") / "quickstart.yaml") as path:
+        _run(path, **options)
+
+
+@app.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+def report(run_dir: Path) -> None:
+    """Write the report of the run in RUN_DIR again, finished or not."""
+    from fedknow_ray.report import write_report
+    from fedknow_ray.results.run import load
+
+    click.echo(write_report(load(run_dir)))
+
+
+@app.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@set_option
+@click.option("--data", is_flag=True, help="Open the data set as well, and deal it to the clients.")
+def validate(config: Path, overrides: Sequence[str], data: bool) -> None:
+    """Check CONFIG and list all of its faults at once; exit status 2 if there are any."""
+    from fedknow_ray.experiment.run import read_config
+
+    resolved = read_config(config, overrides)
+    if data:
+        from fedknow_ray.experiment.assembly import open_data, put_together
+
+        put_together(resolved, open_data(resolved))
+    scenario = resolved.scenario
+    click.echo(
+        f"{config}: in order ({resolved.method.name} on {scenario.dataset}, {scenario.tasks} tasks of "
+        f"{scenario.classes_per_task} classes, {scenario.clients} clients{', data checked' if data else ''})"
+    )
+
+
+@app.command(name="list")
+@click.argument("kind", metavar="methods|models|datasets|devices|policies")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+def list_names(kind: str, as_json: bool) -> None:
+    """List the names that a config may use."""
+    from fedknow_ray.experiment.catalogue import KINDS
+
+    if kind not in KINDS:
+        raise UnknownNameError("kind of name", kind, KINDS)
+    names = KINDS[kind]()
+    click.echo(json.dumps(names) if as_json else "\n".join(names))
+
+
+def _run(
+    config: Path,
+    overrides: Sequence[str],
+    backend: Literal["ray", "local"],
+    address: str | None,
+    out: Path | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from fedknow_ray.cli.display import Display, closing_table
+    from fedknow_ray.experiment.run import execute
+    from fedknow_ray.report import write_report
+
+    console = Console(stderr=True)
+    with Display(console, quiet=quiet) as display:
+        done = execute(config, overrides, backend=backend, address=address, out=out, watcher=display)
+        display.stage("writing the report")
+        written = write_report(done)
+    if not quiet:
+        (console if as_json else Console()).print(closing_table(done, str(written)))
+    if as_json:
+        summary: dict[str, Any] = done.summary or {}
+        click.echo(json.dumps({**summary, "run_dir": str(done.path)}))
