@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import DataError
 from fedknow_ray.experiment.catalogue import DEVICES
@@ -18,7 +21,7 @@ from fedknow_ray.methods.method import VisitFacts
 from fedknow_ray.models.catalogue import MODELS
 from fedknow_ray.models.network import initial_model
 from fedknow_ray.scenario.datasets import Dataset, load_dataset
-from fedknow_ray.scenario.scenario import build_scenario
+from fedknow_ray.scenario.scenario import Scenario, build_scenario
 from fedknow_ray.seeding import derive_seed
 from fedknow_ray.simulation.link import Link
 from fedknow_ray.transport.payload import Buffer, encoded_bytes
@@ -66,24 +69,40 @@ def put_together(config: RunConfig, dataset: Dataset) -> Parts:
         DeviceError: if a device lacks a number that the run needs.
     """
     scenario = build_scenario(config.scenario, dataset, config.seed)
-    info, spec = dataset.info, MODELS.get(config.model.name)
-    assembly = Assembly(
-        config=config,
-        model=spec,
-        method=METHODS.get(config.method.name),
-        scenario=scenario,
-        height=info.height,
-        width=info.width,
-        channels=info.channels,
-    )
+    assembly = assemble(config, dataset, scenario)
     features_S, head_CF = initial_model(
-        spec,
-        height=info.height,
-        width=info.width,
-        channels=info.channels,
+        assembly.model,
+        height=assembly.height,
+        width=assembly.width,
+        channels=assembly.channels,
         classes=assembly.classes,
         seed=derive_seed(config.seed, "initial model"),
     )
+    return make_parts(assembly, dataset, features_S, head_CF)
+
+
+def assemble(config: RunConfig, dataset: Dataset, scenario: Scenario) -> Assembly:
+    """Return what workers need to know of a run on any scenario, one of the config's or one's own."""
+    return Assembly(
+        config=config,
+        model=MODELS.get(config.model.name),
+        method=METHODS.get(config.method.name),
+        scenario=scenario,
+        height=dataset.info.height,
+        width=dataset.info.width,
+        channels=dataset.info.channels,
+    )
+
+
+def make_parts(
+    assembly: Assembly, dataset: Dataset, features_S: NDArray[np.float32], head_CF: NDArray[np.float32]
+) -> Parts:
+    """Return the parts of a run that starts from the given features (S,) and head (C, F + 1).
+
+    Raises:
+        DeviceError: if a device lacks a number that the run needs.
+    """
+    config, scenario = assembly.config, assembly.scenario
     head_global = config.model.head == "global"
     method = assembly.make_method()
     ledger = Ledger(
@@ -93,7 +112,7 @@ def put_together(config: RunConfig, dataset: Dataset) -> Parts:
         payload_bytes=encoded_bytes(
             shared_shapes(features_S.size, assembly.classes, head_CF.shape[1] - 1, head_global=head_global)
         ),
-        kind=spec.kind,
+        kind=assembly.model.kind,
     )
     images = tuple(
         tuple(len(scenario.train_indices(client, task)) for task in range(scenario.tasks))

@@ -28,16 +28,20 @@ from fedknow_ray.federation.scheduler import Progress, Scheduler
 from fedknow_ray.results.run import Run, load
 from fedknow_ray.results.schema import EventRow, PlacementRow
 from fedknow_ray.results.store import ResultStore, RunDirectory
+from fedknow_ray.transport.payload import Buffer
 
 Backend = Literal["ray", "local"]
 Overrides = Mapping[str, Any] | Sequence[str]
 
 
 class PlacedExecutor(Executor, Protocol):
-    """An executor that knows where its clients live."""
+    """An executor that knows where its clients live, and hands out the global model."""
 
     def placement(self) -> list[PlacementRow]:
         """Return one row a client."""
+
+    def global_model(self) -> Buffer:
+        """Return the present broadcast: the one way by which a model reaches the driver, taken only when asked."""
 
 
 class Watcher(Protocol):
@@ -98,7 +102,7 @@ def execute(
     parts = put_together(config, dataset)
     with _new_directory(out, name) as directory:
         watcher.stage(f"starting {len(config.devices)} clients ({backend})")
-        with _executor(parts, backend, address) as executor:
+        with open_executor(parts, backend, address) as executor:
             directory.write_config(dump_yaml(config))
             manifest = make_manifest(name, config, dataset, parts.start, parts.ledger.devices, backend)
             directory.write_manifest(manifest)
@@ -145,7 +149,12 @@ def _packing_event(parts: Parts, placement: Sequence[PlacementRow]) -> list[Even
 
 
 @contextmanager
-def _executor(parts: Parts, backend: Backend, address: str | None) -> Iterator[PlacedExecutor]:
+def open_executor(parts: Parts, backend: Backend, address: str | None = None) -> Iterator[PlacedExecutor]:
+    """Yield an executor for the parts of a run; with "ray" and no address, on a Ray that ends with the block.
+
+    Raises:
+        PlacementError: if the nodes cannot hold the fleet.
+    """
     if backend == "local":
         from fedknow_ray.runtime.local import local_executor
 

@@ -61,6 +61,10 @@ class LocalExecutor:
         """Return the digest of the present broadcast."""
         return payload_sha256(self._broadcast)
 
+    def global_model(self) -> Buffer:
+        """Return the present broadcast."""
+        return self._broadcast
+
     def placement(self) -> list[PlacementRow]:
         """Return one row a client: all of them live in this process."""
         return [

@@ -126,6 +126,11 @@ class RayExecutor:
         digest: str = self._get(self._server.digest.remote(self._broadcast), VISIT_TIMEOUT_S, "digest")
         return digest
 
+    def global_model(self) -> Buffer:
+        """Fetch the present broadcast."""
+        payload: Buffer = self._get(self._broadcast, VISIT_TIMEOUT_S, "the global model")
+        return payload
+
     def placement(self) -> list[PlacementRow]:
         """Return one row a client: its actor, node and process as the actor itself saw them."""
         devices = self._assembly.config.devices
