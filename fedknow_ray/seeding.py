@@ -2,12 +2,12 @@
 
 The derivation is a SHA-256 of the labelled tuple, so streams are independent of each other, of the order in which they
 are asked for, and of Python's hash seed. This module is the one owner of torch's global generator, which dropout uses:
-`torch_stream` seeds it for the length of a visit and puts the old state back.
+`torch_stream` seeds it for the length of a visit and puts the old state back, `torch_mark` lets draws be repeated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 
@@ -44,3 +44,11 @@ def torch_stream(seed: int) -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(state)
+
+
+def torch_mark() -> Callable[[], None]:
+    """Remember where torch's global CPU generator stands; calling the result goes back, to draw the same again."""
+    import torch
+
+    state = torch.get_rng_state()
+    return lambda: torch.set_rng_state(state)

@@ -29,6 +29,7 @@ from fedknow_ray.methods.fedknow.settings import FedKnowSettings
 from fedknow_ray.methods.fedknow.signature import choose_without_gradients, distance, farthest, measures_gradients
 from fedknow_ray.methods.learner import Batch, Learner, head_pass
 from fedknow_ray.models.network import FlatNetwork
+from fedknow_ray.seeding import torch_mark
 from fedknow_ray.simulation.work import WorkItem
 
 #: Passes over the weights that one distance takes: it reads two gradients.
@@ -134,12 +135,12 @@ class SecondUseRule:
         network = learner.network
         if self._buffer is None:
             self._buffer = torch.empty(2, network.P)
-        generator = torch.get_rng_state()
+        repeat_draws = torch_mark()
         z_NF = network.features(batch.x_NCHW)
         loss, d_logits_NR = head_pass(network.head, z_NF, batch.y_N, network.head_grad)
         _backward_into(network, z_NF, d_logits_NR @ network.head[:, :-1], self._buffer[0])
         learner.log.add(learner.costs.forward_backward("train", len(batch.y_N), network.rows))
-        torch.set_rng_state(generator)
+        repeat_draws()
         self._own_gradient(learner, batch, self._buffer[1])
         self._note_angle(self._buffer)
         _integrate_into(learner, self._buffer, self.margin, self.tally)
