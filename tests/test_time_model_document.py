@@ -1,0 +1,111 @@
+"""The visit that docs/time-model.md works out by hand is what the code says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fedknow_ray.config.loading import load_config
+from fedknow_ray.experiment.catalogue import CATALOGUE, DEVICES
+from fedknow_ray.federation.ledger import Ledger, PricedVisit
+from fedknow_ray.federation.visit import VisitKind, VisitOrder, shared_shapes
+from fedknow_ray.methods.catalogue import METHODS
+from fedknow_ray.methods.costs import StepCosts
+from fedknow_ray.methods.method import VisitFacts
+from fedknow_ray.models.catalogue import MODELS
+from fedknow_ray.models.footprint import Footprint, measure_footprint
+from fedknow_ray.simulation.cost import compute_s, energy_j
+from fedknow_ray.simulation.link import Link
+from fedknow_ray.simulation.work import Work
+from fedknow_ray.transport.payload import encoded_bytes
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = (
+    (ROOT / "docs" / "time-model.md").read_text(encoding="utf-8").split("## One visit by hand")[1].split("\n## ")[0]
+)
+FACTS = VisitFacts(client_id=0, task_index=1, round_index=0, images=240, classes=10, trained_this_task=False)
+
+
+def table_below(heading: str) -> list[list[str]]:
+    """Return the cells of the table whose first heading this is, without commas in numbers."""
+    lines = EXAMPLE.split(f"| {heading} |")[1].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip().replace(",", "") for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def footprint() -> Footprint:
+    return measure_footprint(MODELS.get("cnn6"), height=32, width=32, channels=3)
+
+
+def price(footprint: Footprint, method_name: str) -> PricedVisit:
+    overrides = {"method": {"name": method_name}}
+    config = load_config(ROOT / "configs" / "cifar100.yaml", overrides, catalogue=CATALOGUE)
+    method = METHODS.get(method_name)(config.method.hyper, config.training, StepCosts(footprint, config.training))
+    ledger = Ledger(
+        method=method,
+        devices=tuple(DEVICES.get(name) for name in config.devices),
+        link=Link(**config.network.model_dump()),
+        payload_bytes=encoded_bytes(shared_shapes(footprint.P, 100, footprint.F, head_global=False)),
+        kind="small_cnn",
+    )
+    return ledger.price(VisitOrder(VisitKind.TRAIN, FACTS, config.seed))
+
+
+@pytest.fixture(scope="module")
+def visit(footprint: Footprint) -> PricedVisit:
+    return price(footprint, "fedknow")
+
+
+def test_the_layers_multiply_to_the_flops_beside_them() -> None:
+    *layers, _ = table_below("layer")
+    for name, inputs, outputs, pixels, flops in layers:
+        window = 9 if name.startswith("convolution") else 1
+        assert 2 * window * int(inputs) * int(outputs) * int(pixels) == int(flops), name
+
+
+def test_the_layers_add_up_to_what_is_counted(footprint: Footprint) -> None:
+    *layers, total = table_below("layer")
+    counted = sum(int(row[-1]) for row in layers)
+    assert (counted, 2 * counted - int(layers[0][-1])) == (footprint.forward_flops, footprint.backward_flops)
+    assert int(total[-1]) == counted
+
+
+def test_the_sizes_are_those_of_the_network(footprint: Footprint) -> None:
+    named = re.search(r"P = ([\d,]+), so w = ([\d,]+);\s+F = ([\d,]+), R = 10, x = ([\d,]+), a = ([\d,]+)", EXAMPLE)
+    assert named is not None
+    sizes = (footprint.P, footprint.weight_bytes, footprint.F, footprint.input_bytes, footprint.kept_bytes)
+    assert tuple(int(text.replace(",", "")) for text in named.groups()) == sizes
+
+
+def test_the_items_are_those_of_the_plan(visit: PricedVisit) -> None:
+    rows = [(row[0].split()[0], int(row[1]), int(row[2]), int(row[3])) for row in table_below("item")]
+    plan = [(item.phase, item.count, item.flops, item.moved_bytes) for item in visit.plan.work.items]
+    assert sorted(rows) == sorted(plan)
+
+
+def test_each_item_takes_as_long_as_the_table_says(visit: PricedVisit) -> None:
+    seconds = {row[0].split()[0] + row[2]: row[6] for row in table_below("item")}
+    for item in visit.plan.work.items:
+        expected = f"{compute_s(Work((item,)), visit.device, 'small_cnn'):.6f}"
+        assert seconds[f"{item.phase}{item.flops}"] == expected, item.phase
+
+
+def test_each_items_two_times_are_its_work_over_the_boards_rates() -> None:
+    for row in table_below("item"):
+        flops_s, bytes_s = int(row[2]) / (115e9 * 0.5), int(row[3]) / 25.6e9
+        assert (f"{flops_s:.6f}", f"{bytes_s:.6f}") == (row[4], row[5]), row[0]
+
+
+def test_the_sums_are_those_of_the_priced_visit(visit: PricedVisit) -> None:
+    joules = energy_j(visit.device, compute_s=visit.compute_s, idle_s=visit.download_s + visit.upload_s)
+    for text in (
+        f"`compute_s` = {visit.compute_s:.6f}",
+        f"{visit.download_bytes:,} / 1,000,000 = {visit.download_s:.4f}",
+        f"the visit takes {visit.duration_s:.6f} s and {joules:.3f} J",
+    ):
+        assert text in EXAMPLE
+    assert visit.upload_s == visit.download_s
+
+
+def test_fedavgs_visit_is_the_first_two_rows(footprint: Footprint) -> None:
+    assert f"{price(footprint, 'fedavg').compute_s:.6f} s." in EXAMPLE
