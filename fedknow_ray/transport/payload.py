@@ -9,6 +9,7 @@ processor's vector units see aligned data. Nothing is pickled: bytes of a strang
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
@@ -21,6 +22,8 @@ from fedknow_ray.errors import FedKnowError
 MAGIC = b"FKP1"
 ALIGNMENT = 64
 DTYPES = ("float32", "float16", "int8", "uint8", "int32", "int64")
+#: What numpy can shape: no more dimensions, and no more values even where one side is 0.
+MOST_DIMENSIONS, MOST_VALUES = 32, 2**56
 
 Buffer = NDArray[np.uint8]
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
@@ -41,13 +44,14 @@ def encode(arrays: Mapping[str, NDArray[Any]]) -> Buffer:
     payload = np.zeros(total, np.uint8)
     payload[: len(header)] = np.frombuffer(header, np.uint8)
     for offset, array in zip(offsets, arrays.values(), strict=True):
-        payload[offset : offset + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        payload[offset : offset + array.nbytes] = plain.reshape(-1).view(np.uint8)
     return payload
 
 
 def encoded_bytes(shapes: Shapes) -> int:
     """Return the length of a payload of arrays of these shapes and dtypes, without building it."""
-    sizes = [int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values()]
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes.values()]
     return _offsets(len(_header(shapes)), sizes)[1]
 
 
@@ -58,7 +62,7 @@ def decode(payload: Buffer) -> dict[str, NDArray[Any]]:
         PayloadError: if the bytes are not a whole payload.
     """
     entries, header_bytes = _read_header(payload)
-    sizes = [int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize for _, dtype, shape in entries]
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in entries]
     offsets, total = _offsets(header_bytes, sizes)
     if total != payload.nbytes:
         raise PayloadError(f"a payload of {total} bytes was announced and {payload.nbytes} came")
@@ -92,15 +96,22 @@ def _read_header(payload: Buffer) -> tuple[list[tuple[str, str, tuple[int, ...]]
         raise PayloadError(f"not a payload: it begins with {prefix[:4]!r} and not {MAGIC!r}")
     end = 8 + int.from_bytes(prefix[4:8], "little")
     try:
-        entries = [
-            (str(name), str(dtype), tuple(map(int, shape)))
-            for name, dtype, shape in json.loads(payload[8:end].tobytes())
-        ]
-    except (ValueError, TypeError) as error:
+        entries = [_entry(*entry) for entry in json.loads(payload[8:end].tobytes())]
+    except (ValueError, TypeError, RecursionError) as error:
         raise PayloadError(f"a payload with an unreadable header: {error}") from error
-    if any(dtype not in DTYPES or min(shape, default=0) < 0 for _, dtype, shape in entries):
-        raise PayloadError("a payload with an unknown type or a negative shape in its header")
+    if len({name for name, _, _ in entries}) < len(entries):
+        raise PayloadError("a payload that names an array twice")
     return entries, end
+
+
+def _entry(name: object, dtype: object, shape: object) -> tuple[str, str, tuple[int, ...]]:
+    if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"no array is called {name!r} and holds {dtype!r}")
+    if not isinstance(shape, list) or any(type(side) is not int or side < 0 for side in shape):
+        raise ValueError(f"{shape!r} is no shape")
+    if len(shape) > MOST_DIMENSIONS or math.prod(side or 1 for side in shape) > MOST_VALUES:
+        raise ValueError(f"no array has the shape {shape!r}")
+    return name, dtype, tuple(shape)
 
 
 def payload_sha256(payload: Buffer) -> str:
