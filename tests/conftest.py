@@ -1,4 +1,4 @@
-"""For all tests: hypothesis has no deadline, as the machine is shared; helper modules of this folder can be imported."""
+"""For all tests: hypothesis has no deadline, as the machine is shared; modules of this folder can be imported."""
 
 from __future__ import annotations
 
