@@ -140,10 +140,9 @@ def _start(
     Training starts from the broadcast; without federation from the client's own weights. The end of a task works on the
     client's own model if it was trained in this task, else on the final features.
     """
-    ends_own_task = order.kind is VisitKind.FINISH_TASK and order.facts.trained_this_task
-    own = (ends_own_task or not method.federated) and state.own_S is not None
+    own = not method.federated or (order.kind is VisitKind.FINISH_TASK and order.facts.trained_this_task)
     features_S = state.own_S if own and state.own_S is not None else broadcast.features_S
-    head_CF = state.head_CF if ends_own_task or broadcast.head_CF is None else broadcast.head_CF
+    head_CF = state.head_CF if own or broadcast.head_CF is None else broadcast.head_CF
     return features_S, head_CF
 
 
