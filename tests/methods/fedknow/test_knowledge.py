@@ -1,0 +1,167 @@
+"""What a FedKNOW client keeps: exact shares, pruned weights that stay 0, labels of the pruned models."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from workbench import ADAM, CLASSES, DRY, NORMED, SGD, TINY, Bench, make_learner, task_data, training, twin_of
+
+from fedknow_ray.config.model import AdamOptimizer, SgdOptimizer
+from fedknow_ray.federation.visit import VisitKind
+from fedknow_ray.methods.fedknow.extractor import Knowledge, restore_mask, restore_weights
+from fedknow_ray.methods.fedknow.knowledge import (
+    FedKnowMemory,
+    extract,
+    knowledge_bytes,
+    label_images,
+)
+from fedknow_ray.methods.fedknow.settings import FedKnowSettings
+from fedknow_ray.methods.learner import Learner
+from fedknow_ray.methods.method import VisitFacts
+from fedknow_ray.models.catalogue import ModelSpec
+
+PRUNABLE, BIASES = 27 + 240, 3 + 5
+
+
+def facts(task_index: int = 0) -> VisitFacts:
+    return VisitFacts(0, task_index, 0, 20, CLASSES, trained_this_task=True)
+
+
+def extracted(learner: Learner, memory: FedKnowMemory | None = None, task_index: int = 0, **settings: Any) -> Knowledge:
+    return extract(learner, memory or FedKnowMemory(), task_data(), facts(task_index), FedKnowSettings(**settings))
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("optimizer", [ADAM, SGD], ids=["adam", "sgd"])
+def test_exactly_the_asked_share_is_kept(fraction: float, optimizer: AdamOptimizer | SgdOptimizer):
+    knowledge = extracted(make_learner(config=training(optimizer=optimizer)), retained_fraction=fraction)
+    assert int(restore_mask(knowledge, 275).sum()) == math.ceil(fraction * PRUNABLE) + BIASES
+    assert knowledge.values.numel() == math.ceil(fraction * PRUNABLE) + BIASES
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, SGD], ids=["adam", "sgd"])
+@pytest.mark.parametrize("spec", [TINY, NORMED], ids=lambda spec: spec.name)
+def test_pruned_weights_stay_zero_while_the_kept_ones_train(optimizer: AdamOptimizer | SgdOptimizer, spec: ModelSpec):
+    """With weight decay and momentum, which would move them."""
+    learner = make_learner(spec, training(optimizer=optimizer))
+    before = learner.network.theta.clone()
+    knowledge = extracted(learner)
+    P = learner.network.P
+    mask_P = restore_mask(knowledge, P)
+    assert not bool(learner.network.theta[:P][~mask_P].any())
+    moved = learner.network.theta[:P][mask_P] != before[:P][mask_P]
+    assert float(moved.float().mean()) > 0.5
+    assert not torch.equal(learner.network.head, before[P:].view(CLASSES, 6))
+
+
+def test_without_retraining_the_kept_weights_are_the_models():
+    learner = make_learner()
+    before = learner.network.theta.clone()
+    knowledge = extracted(learner, retrain_epochs=0)
+    mask_P = restore_mask(knowledge, 275)
+    torch.testing.assert_close(restore_weights(knowledge, 275), before[:275] * mask_P, rtol=0, atol=0)
+    torch.testing.assert_close(knowledge.head, before[275:].view(CLASSES, 6), rtol=0, atol=0)
+
+
+def test_what_is_stored_is_the_retrained_model():
+    learner = make_learner(NORMED)
+    knowledge = extracted(learner)
+    network = learner.network
+    torch.testing.assert_close(restore_weights(knowledge, network.P), network.theta[: network.P], rtol=0, atol=0)
+    torch.testing.assert_close(knowledge.head, network.head, rtol=0, atol=0)
+    torch.testing.assert_close(knowledge.statistics, network.buffers, rtol=0, atol=0)
+
+
+def test_the_kept_weights_are_the_largest_of_the_network():
+    learner = make_learner()
+    size = learner.network.theta[:275].abs().clone()
+    mask_P = restore_mask(extracted(learner, retrain_epochs=0), 275)
+    prunable = torch.ones(275, dtype=torch.bool)
+    prunable[27:30] = prunable[270:] = False
+    assert size[mask_P & prunable].min() >= size[~mask_P & prunable].max()
+
+
+def test_a_threshold_for_each_layer_keeps_the_share_in_each():
+    mask_P = restore_mask(extracted(make_learner(), threshold="layer", retained_fraction=0.1), 275)
+    assert (int(mask_P[:27].sum()), int(mask_P[30:270].sum())) == (3, 24)
+
+
+def test_disjoint_masks_share_no_prunable_weight():
+    first = extracted(make_learner(), masks="disjoint")
+    second = extracted(make_learner(), FedKnowMemory((first,)), 1, masks="disjoint")
+    both = restore_mask(first, 275) & restore_mask(second, 275)
+    assert int(both.sum()) == BIASES
+    assert second.values.numel() == first.values.numel()
+
+
+def test_labels_are_what_the_pruned_model_says():
+    """A deep copy with the kept weights, in evaluation mode with its own statistics, softened by the temperature."""
+    learner = make_learner(NORMED, seed=4)
+    learner.network.features.train()(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    knowledge = extracted(learner)
+    pruned = twin_of(learner, NORMED).eval()
+    head = learner.network.head.clone()
+    learner.network.load(make_learner(NORMED, seed=8).network.state())
+    memory = label_images(
+        learner, FedKnowMemory((knowledge,)), task_data(5), facts(1), FedKnowSettings(temperature=3.0)
+    )
+    x = learner.normalisation(task_data(5).images_NHWC).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = torch.softmax((pruned(x) @ head[:, :-1].T + head[:, -1]) / 3.0, dim=1)
+    torch.testing.assert_close(memory.labels_NC[0], expected)
+    assert memory.labelled_task == 1
+
+
+def test_hard_labels_are_one_hot():
+    learner = make_learner()
+    memory = FedKnowMemory((extracted(learner),))
+    labels = label_images(learner, memory, task_data(), facts(1), FedKnowSettings(labels="hard")).labels_NC[0]
+    assert labels.sum(1).tolist() == [1.0] * 20
+    assert set(labels.unique().tolist()) == {0.0, 1.0}
+
+
+def test_labelling_leaves_the_network_as_it_is():
+    learner = make_learner(NORMED)
+    memory = FedKnowMemory((extracted(learner),))
+    before = learner.network.state()
+    label_images(learner, memory, task_data(), facts(1), FedKnowSettings())
+    np.testing.assert_array_equal(learner.network.state(), before)
+
+
+def test_labels_are_computed_once_a_task():
+    learner = make_learner()
+    memory = FedKnowMemory((extracted(learner),))
+    labelled = label_images(learner, memory, task_data(), facts(1), FedKnowSettings())
+    assert label_images(learner, labelled, task_data(), facts(1), FedKnowSettings()) is labelled
+
+
+def test_the_end_of_a_task_drops_its_labels_and_adds_its_knowledge():
+    bench = Bench("fedknow")
+    bench.live_through(2)
+    memory = bench.state().memory
+    assert [knowledge.task_index for knowledge in memory.knowledge] == [0, 1]
+    assert [knowledge.class_rows for knowledge in memory.knowledge] == [(0, 2), (2, 4)]
+    assert (memory.labelled_task, memory.labels_NC) == (-1, ())
+
+
+def test_extraction_leaves_the_clients_own_model_whole():
+    """Knowledge is a pruned copy; the model that is scored is not pruned."""
+    bench = Bench("fedknow")
+    bench.visit(VisitKind.TRAIN)
+    before = bench.state()
+    bench.visit(VisitKind.FINISH_TASK, trained=True)
+    np.testing.assert_array_equal(bench.state().own_S, before.own_S)
+    np.testing.assert_array_equal(bench.state().head_CF, before.head_CF)
+
+
+def test_stored_bytes_are_about_those_that_are_priced():
+    """Priced: 27 values of 4 bytes, 275 bits, 12 head values; stored besides: 8 biases and three indices."""
+    learner = make_learner(DRY)
+    settings = FedKnowSettings()
+    priced = knowledge_bytes(learner.costs, CLASSES, settings)
+    assert priced == 4 * round(0.1 * 275) + 275 // 8 + 4 * 12
+    assert abs(extracted(learner).stored_bytes - priced) <= 4 * BIASES + 3 * 8 + 1
