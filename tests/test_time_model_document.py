@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE = (
     (ROOT / "docs" / "time-model.md").read_text(encoding="utf-8").split("## One visit by hand")[1].split("\n## ")[0]
 )
+PROSE = " ".join(EXAMPLE.split())
 FACTS = VisitFacts(client_id=0, task_index=1, round_index=0, images=240, classes=10, trained_this_task=False)
 
 
@@ -71,7 +72,7 @@ def test_the_layers_add_up_to_what_is_counted(footprint: Footprint) -> None:
 
 
 def test_the_sizes_are_those_of_the_network(footprint: Footprint) -> None:
-    named = re.search(r"P = ([\d,]+), so w = ([\d,]+);\s+F = ([\d,]+), R = 10, x = ([\d,]+), a = ([\d,]+)", EXAMPLE)
+    named = re.search(r"P = ([\d,]+), so w = ([\d,]+); F = ([\d,]+), R = 10, x = ([\d,]+), a = ([\d,]+)", PROSE)
     assert named is not None
     sizes = (footprint.P, footprint.weight_bytes, footprint.F, footprint.input_bytes, footprint.kept_bytes)
     assert tuple(int(text.replace(",", "")) for text in named.groups()) == sizes
@@ -103,9 +104,9 @@ def test_the_sums_are_those_of_the_priced_visit(visit: PricedVisit) -> None:
         f"{visit.download_bytes:,} / 1,000,000 = {visit.download_s:.4f}",
         f"the visit takes {visit.duration_s:.6f} s and {joules:.3f} J",
     ):
-        assert text in EXAMPLE
+        assert text in PROSE
     assert visit.upload_s == visit.download_s
 
 
 def test_fedavgs_visit_is_the_first_two_rows(footprint: Footprint) -> None:
-    assert f"{price(footprint, 'fedavg').compute_s:.6f} s." in EXAMPLE
+    assert f"{price(footprint, 'fedavg').compute_s:.6f} s." in PROSE
