@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from fedknow_ray.errors import UserError
@@ -20,6 +22,11 @@ from fedknow_ray.runtime.placement import DEVICE_RESOURCE, NodeOffer
 
 #: A socket's path may have 107 bytes, and Ray puts about 60 behind its folder.
 LONGEST_FOLDER = 40
+KNOCK_TIMEOUT_S = 5.0
+
+#: glibc gives blocks above 128 kB back to the kernel at once, and a training step takes and frees dozens of 5 MB ones:
+#: keeping them makes a step of cnn6 5 % faster (85 against 89 ms). Read when a process starts, so only actors see it.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
 
 
 @contextmanager
@@ -28,10 +35,11 @@ def own_ray(devices: Sequence[str], cpus: int) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="fkr-", dir=_short_folder()))
     environment = {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": _token(),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+        **ALLOCATOR,
     }
     with _environment(environment, without=("RAY_ADDRESS",)):
         import ray
@@ -58,6 +66,12 @@ def own_ray(devices: Sequence[str], cpus: int) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@cache
+def _token() -> str:
+    """Return the token of this process: Ray reads it once, so every Ray that the process starts has the same."""
+    return os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)
+
+
 @contextmanager
 def joined_ray(address: str) -> Iterator[None]:
     """Run a block connected to a cluster that is there, with whatever authentication the environment gives.
@@ -66,14 +80,16 @@ def joined_ray(address: str) -> Iterator[None]:
         UserError: if there is no cluster at the address, or it does not let us in.
     """
     import ray
+    from ray.exceptions import RayError
 
     try:
+        _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, RayError) as error:
         raise UserError(
             f"no Ray cluster can be reached at {address!r}: {error}\n"
             "  start one with `ray start --head`, or leave --address out to get a Ray of its own; a cluster with token "
-            "authentication needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment"
+            "authentication needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment of a fresh process"
         ) from error
     try:
         yield
@@ -101,6 +117,13 @@ def node_offers() -> list[NodeOffer]:
                 )
             )
     return offers
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError where nobody listens at HOST:PORT: Ray itself would try again for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=KNOCK_TIMEOUT_S).close()
 
 
 @contextmanager
