@@ -77,7 +77,7 @@ class TreeMean:
         """
         if self._next != self._blocks or not self._merged:
             raise AggregationError(f"{self._next} of {self._blocks} blocks of updates came")
-        if total_weight <= 0:
+        if not total_weight > 0:
             raise AggregationError(f"the weights of a round add up to {total_weight}; a mean needs more than 0")
         return encode({name: (sums / total_weight).astype(np.float32) for name, sums in self._merged.items()})
 
