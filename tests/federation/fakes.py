@@ -1,0 +1,143 @@
+"""A method, devices, prices and an executor with round numbers, for tests of control alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedknow_ray.federation.ledger import Ledger
+from fedknow_ray.federation.policies import Synchronous
+from fedknow_ray.federation.scheduler import Course, Progress, Scheduler
+from fedknow_ray.federation.scoring import Score
+from fedknow_ray.federation.visit import VisitKind, VisitOrder, VisitReport, plan_visit
+from fedknow_ray.methods.method import ClientState, Hyperparameters, Method, Outcome, Plan, TaskData, VisitFacts
+from fedknow_ray.results.schema import Row
+from fedknow_ray.simulation.device import Device
+from fedknow_ray.simulation.link import Link
+from fedknow_ray.simulation.work import Work, WorkItem
+
+
+def moving(phase: str, megabytes: int) -> Work:
+    return Work((WorkItem(phase, 1, 0, megabytes * 10**6),))
+
+
+class FakeCosts:
+    """Head training takes 2 MB of traffic; 100 bytes are resident."""
+
+    def head_training(self, facts: VisitFacts) -> Work:
+        return moving("head", 2)
+
+    def resident_bytes(self, facts: VisitFacts) -> int:
+        return 100
+
+
+class FakeMethod(Method):
+    """Training moves 6 MB, refining 3 MB, the end of a task 1 MB and half as much again of peak."""
+
+    federated = True
+    asks_to_refine = False
+
+    def __init__(self) -> None:
+        super().__init__(Hyperparameters(), None, FakeCosts())  # type: ignore[arg-type]
+
+    @property
+    def refines(self) -> bool:
+        return self.asks_to_refine
+
+    def plan_train(self, facts: VisitFacts) -> Plan:
+        return Plan(moving("train", 6), 1000)
+
+    def plan_refine(self, facts: VisitFacts) -> Plan:
+        return Plan(moving("refine", 3), 1000)
+
+    def plan_finish(self, facts: VisitFacts) -> Plan:
+        return Plan(moving("finish", 1), 1500)
+
+    def train(self, learner: Any, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
+        raise AssertionError("the fake executor makes no visit")
+
+
+class Refining(FakeMethod):
+    asks_to_refine = True
+
+
+class Lonely(FakeMethod):
+    federated = False
+
+
+def device(name: str, megabytes_per_s: float, memory_bytes: int | None = 1200) -> Device:
+    """A board whose time is memory traffic alone; 10 W busy, 1 W idle."""
+    return Device(name, name, "cpu", memory_bytes, 1.0, megabytes_per_s * 1e6, 1.0, 10.0, None, {"small_cnn": 1.0})
+
+
+#: Seconds of a training visit (6 MB): 6 and 2.
+DEVICES = (device("slow", 1.0), device("fast", 3.0), device("fast", 3.0, memory_bytes=2000))
+#: 4 MB: 0.5 + 2 s down, 0.5 + 4 s up.
+LINK = Link(uplink_bytes_per_s=1e6, downlink_bytes_per_s=2e6, latency_s=0.5)
+PAYLOAD_BYTES = 4 * 10**6
+
+
+def make_ledger(method: Method | None = None) -> Ledger:
+    return Ledger(method or FakeMethod(), DEVICES, LINK, PAYLOAD_BYTES, "small_cnn")
+
+
+@dataclass
+class FakeExecutor:
+    """Reports what was planned (*tamper* may change it) and remembers what it was asked."""
+
+    ledger: Ledger
+    tamper: Callable[[VisitOrder, VisitReport], VisitReport] = lambda order, report: report
+    dispatched: list[tuple[list[VisitOrder], list[float] | None]] = field(default_factory=list)
+    reported: list[VisitOrder] = field(default_factory=list)
+    commits: list[int] = field(default_factory=list)
+    scored: list[tuple[list[int], int, bool]] = field(default_factory=list)
+
+    def dispatch(self, orders: Sequence[VisitOrder], weights: Sequence[float] | None = None) -> None:
+        self.dispatched.append((list(orders), None if weights is None else list(weights)))
+
+    def report(self, order: VisitOrder) -> VisitReport:
+        self.reported.append(order)
+        sends = order.kind is VisitKind.TRAIN and self.ledger.method.federated
+        work = plan_visit(order, self.ledger.method).work
+        report = VisitReport(work, 0.5, None, None, upload_bytes=PAYLOAD_BYTES if sends else 0)
+        return self.tamper(order, report)
+
+    def commit(self) -> None:
+        self.commits.append(len(self.reported))
+
+    def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterator[Score]:
+        self.scored.append((list(client_ids), learnt_tasks, with_global))
+        for client_id in client_ids:
+            for task_index in range(learnt_tasks):
+                yield Score(client_id, "own", task_index, correct=1 + client_id, total=4)
+                if with_global:
+                    yield Score(client_id, "global", task_index, correct=4, total=4)
+
+    def global_parameters_sha256(self) -> str:
+        return "0" * 64
+
+
+@dataclass
+class Trial:
+    """A scheduler on fakes: three clients, two rounds a task; `rows` are recorded as they come."""
+
+    method: Method = field(default_factory=FakeMethod)
+    tasks: int = 1
+    cohorts: tuple[tuple[int, ...], ...] = ((0, 1), (1, 2))
+    tamper: Callable[[VisitOrder, VisitReport], VisitReport] = lambda order, report: report
+
+    def __post_init__(self) -> None:
+        ledger = make_ledger(self.method)
+        self.executor = FakeExecutor(ledger, self.tamper)
+        self.rows: list[Row] = []
+        images = ((10, 11), (20, 21), (30, 31))
+        course = Course(seed=7, tasks=self.tasks, rounds_per_task=2, classes=2, images=images)
+        policy = Synchronous(clients=3, cohort_size=2, seed=7, cohorts=self.cohorts)
+        self.scheduler = Scheduler(course, ledger, policy, self.executor, self.rows.extend)
+
+    def run(self) -> list[Progress]:
+        return list(self.scheduler.run())
+
+    def rows_of(self, kind: type[Any]) -> list[Any]:
+        return [row for row in self.rows if isinstance(row, kind)]

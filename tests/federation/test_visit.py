@@ -1,0 +1,188 @@
+"""What a visit starts from, what it changes and what it sends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from workbench import CLASSES, DRY, NORMED, SIZE, Bench, make_learner, steps_of, training
+
+from fedknow_ray.config.model import SgdOptimizer
+from fedknow_ray.federation.visit import SharedModel, VisitKind, plan_visit, shared_shapes
+from fedknow_ray.models.network import initial_model
+from fedknow_ray.transport.payload import decode, encoded_bytes
+
+#: A rate so small that weights hardly move: what a visit starts from can be read from what it ends with.
+STILL = training(optimizer=SgdOptimizer(lr=1e-9))
+
+
+def moved_broadcast(bench: Bench, seed: int = 77) -> SharedModel:
+    """Another model for the server to send."""
+    features_S, head_CF = initial_model(bench.spec, **SIZE, classes=bench.tasks * CLASSES, seed=seed)
+    return SharedModel(features_S, head_CF if bench.head_global else None)
+
+
+def close(left: Any, right: Any) -> bool:
+    return bool(np.allclose(left, right, rtol=0, atol=1e-6))
+
+
+def test_training_starts_from_the_broadcast():
+    bench = Bench("fedavg", config=STILL)
+    bench.visit(VisitKind.TRAIN)
+    bench.broadcast = moved_broadcast(bench)
+    bench.visit(VisitKind.TRAIN, trained=True)
+    assert close(bench.state().own_S, bench.broadcast.features_S)
+
+
+def test_training_sends_the_own_features():
+    bench = Bench("fedavg", spec=NORMED)
+    _, update, _ = bench.visit(VisitKind.TRAIN)
+    assert update.head_CF is None
+    np.testing.assert_array_equal(update.features_S, bench.state().own_S)
+
+
+def test_a_local_head_goes_on_from_the_clients_own():
+    bench = Bench("fedavg", config=STILL)
+    bench.states[0] = replace(bench.state(), head_CF=bench.head_CF + 1)
+    bench.visit(VisitKind.TRAIN)
+    assert close(bench.state().head_CF, bench.head_CF + 1)
+
+
+def test_a_global_head_starts_from_the_broadcast_and_is_sent_whole():
+    bench = Bench("fedavg", config=STILL, head_global=True)
+    bench.visit(VisitKind.TRAIN)
+    bench.broadcast = moved_broadcast(bench)
+    _, update, _ = bench.visit(VisitKind.TRAIN, trained=True)
+    assert close(update.head_CF, bench.broadcast.head_CF)
+    assert update.head_CF.shape == (8, 6)
+
+
+@pytest.mark.parametrize("head_global", [False, True], ids=["local head", "global head"])
+def test_without_federation_a_client_goes_on_from_itself(head_global: bool):
+    bench = Bench("local", config=STILL, head_global=head_global)
+    bench.visit(VisitKind.TRAIN)
+    own = bench.states[0] = replace(bench.state(), own_S=bench.state().own_S + 1, head_CF=bench.state().head_CF + 1)
+    bench.broadcast = moved_broadcast(bench)
+    bench.visit(VisitKind.TRAIN, trained=True)
+    assert close(bench.state().own_S, own.own_S)
+    assert close(bench.state().head_CF, own.head_CF)
+
+
+def test_the_end_of_a_task_keeps_the_own_model_of_a_sampled_client():
+    bench = Bench("fedavg")
+    bench.visit(VisitKind.TRAIN)
+    before = bench.state()
+    bench.broadcast = moved_broadcast(bench)
+    _, update, report = bench.visit(VisitKind.FINISH_TASK, trained=True)
+    assert update is None
+    assert report.loss is None
+    np.testing.assert_array_equal(bench.state().own_S, before.own_S)
+    np.testing.assert_array_equal(bench.state().head_CF, before.head_CF)
+
+
+def test_a_client_that_was_never_sampled_adopts_the_final_features_and_trains_its_head():
+    """Exactly the final features, statistics included; head rows of this task only."""
+    bench = Bench("fedavg", spec=NORMED)
+    bench.broadcast = moved_broadcast(bench)
+    _, update, report = bench.visit(VisitKind.FINISH_TASK, 1)
+    assert update is None
+    assert report.loss > 0
+    np.testing.assert_array_equal(bench.state().own_S, bench.broadcast.features_S)
+    changed = np.any(bench.state().head_CF != bench.head_CF, axis=1)
+    assert changed.tolist() == [False, False, True, True, False, False, False, False]
+
+
+def test_a_client_that_was_sampled_in_an_earlier_task_only_adopts_them_too():
+    bench = Bench("fedavg")
+    bench.visit(VisitKind.TRAIN, 0)
+    bench.visit(VisitKind.FINISH_TASK, 0, trained=True)
+    bench.broadcast = moved_broadcast(bench)
+    bench.visit(VisitKind.FINISH_TASK, 1)
+    np.testing.assert_array_equal(bench.state().own_S, bench.broadcast.features_S)
+
+
+def test_without_federation_it_trains_its_head_on_its_own_features():
+    bench = Bench("local")
+    bench.visit(VisitKind.TRAIN, 0)
+    before = bench.state().own_S
+    bench.broadcast = moved_broadcast(bench)
+    bench.visit(VisitKind.FINISH_TASK, 1)
+    np.testing.assert_array_equal(bench.state().own_S, before)
+
+
+def test_the_head_of_who_was_not_sampled_is_trained_as_the_learner_does_it():
+    bench = Bench("fedavg", config=training(shuffle=False), spec=DRY)
+    order, _, report = bench.visit(VisitKind.FINISH_TASK)
+    learner = make_learner(DRY, training(shuffle=False))
+    learner.network.load(bench.broadcast.features_S, bench.head_CF[:CLASSES])
+    assert report.loss == learner.train_head(bench.data(order))
+    np.testing.assert_array_equal(bench.state().head_CF[:CLASSES], learner.network.head_rows())
+
+
+def test_fedknow_extracts_from_the_adopted_model_of_who_was_not_sampled():
+    bench = Bench("fedknow", {"retained_fraction": 1.0, "retrain_epochs": 0})
+    bench.visit(VisitKind.FINISH_TASK)
+    (knowledge,) = bench.state().memory.knowledge
+    np.testing.assert_array_equal(knowledge.values.numpy(), bench.broadcast.features_S)
+    np.testing.assert_array_equal(knowledge.head.numpy(), bench.state().head_CF[:CLASSES])
+
+
+def test_the_old_state_is_left_as_it_was():
+    """States are values: a lost visit can be made again."""
+    bench = Bench("fedknow")
+    bench.visit(VisitKind.TRAIN)
+    bench.visit(VisitKind.FINISH_TASK, trained=True)
+    before = bench.state()
+    copies = (before.own_S.copy(), before.head_CF.copy(), before.memory.knowledge[0].values.clone())
+    bench.visit(VisitKind.TRAIN, 1)
+    bench.visit(VisitKind.FINISH_TASK, 1, trained=True)
+    for kept, copied in zip((before.own_S, before.head_CF, before.memory.knowledge[0].values), copies, strict=True):
+        np.testing.assert_array_equal(kept, copied)
+
+
+def test_the_broadcast_may_be_read_only():
+    """As an object store hands it out."""
+    bench = Bench("fedknow", head_global=True)
+    arrays = decode(bench.broadcast.payload())
+    for array in arrays.values():
+        array.setflags(write=False)
+    bench.broadcast = SharedModel.of(arrays)
+    bench.live_through(2)
+    assert bench.state().own_S is not None
+
+
+def test_another_seed_or_round_trains_differently():
+    ends = []
+    for seed, round_index in ((1, 0), (2, 0), (1, 1)):
+        bench = Bench("fedavg")
+        order = replace(bench.order(VisitKind.TRAIN, round_index=round_index), seed=seed)
+        bench.order = lambda *_, order=order, **__: order  # type: ignore[method-assign]
+        bench.visit(VisitKind.TRAIN)
+        ends.append(bench.state().own_S.tobytes())
+    assert len(set(ends)) == 3
+
+
+@pytest.mark.parametrize("head_global", [False, True], ids=["local head", "global head"])
+def test_the_payloads_length_is_known_beforehand(head_global: bool):
+    bench = Bench("fedavg", head_global=head_global)
+    shapes = shared_shapes(275, 8, 5, head_global=head_global)
+    assert bench.broadcast.payload().nbytes == encoded_bytes(shapes)
+
+
+@pytest.mark.parametrize("head_global", [False, True], ids=["local head", "global head"])
+def test_a_shared_model_comes_back_from_its_payload(head_global: bool):
+    model = Bench("fedavg", head_global=head_global).broadcast
+    again = SharedModel.of(decode(model.payload()))
+    np.testing.assert_array_equal(again.features_S, model.features_S)
+    assert (again.head_CF is None) is not head_global
+    if head_global:
+        np.testing.assert_array_equal(again.head_CF, model.head_CF)
+
+
+def test_the_plan_of_who_was_not_sampled_adds_the_heads_training():
+    bench = Bench("fedknow")
+    plans = [plan_visit(bench.order(VisitKind.FINISH_TASK, trained=trained), bench.method).work for trained in (0, 1)]
+    facts = bench.order(VisitKind.FINISH_TASK).facts
+    assert steps_of(plans[0]) == steps_of(plans[1] + bench.method.costs.head_training(facts))
