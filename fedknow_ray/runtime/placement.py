@@ -18,6 +18,7 @@ from fedknow_ray.units import format_bytes
 #: A process with torch held 346 MB in one measurement; the network's working copy and the gradient buffer come on top.
 ACTOR_BASE_BYTES = 400 * 2**20
 #: Ray counts processors in ten-thousandths; a thousandth lets 1,000 actors share one.
+CPU_UNITS = 10_000
 ACTOR_CPUS = 0.001
 DEVICE_LABEL = "fedknow.io/device"
 DEVICE_RESOURCE = "device:{}"
@@ -91,23 +92,36 @@ def check_fits(actors: Sequence[ActorSpec], nodes: Sequence[NodeOffer]) -> None:
     Raises:
         PlacementError: with a table of what each kind of device needs and what the nodes offer.
     """
-    free = [[node, node.cpus, node.memory_bytes, dict(node.resources)] for node in nodes]
-    homeless = [actor for actor in sorted(actors, key=lambda a: -a.memory_bytes) if not _put(actor, free)]
+    rooms = [_Room(_cpu_units(node.cpus), node.memory_bytes, dict(node.resources)) for node in nodes]
+    largest_first = sorted(actors, key=lambda actor: -actor.memory_bytes)
+    homeless = [actor for actor in largest_first if not any(room.take(actor) for room in rooms)]
     if homeless:
         raise PlacementError(_shortage(actors, homeless, nodes))
 
 
-def _put(actor: ActorSpec, free: list[list[object]]) -> bool:
-    for slot in free:
-        _, cpus, memory, resources = slot
-        assert isinstance(cpus, float) and isinstance(memory, float) and isinstance(resources, dict)
-        enough = all(resources.get(name, 0.0) >= amount for name, amount in actor.resources.items())
-        if enough and cpus >= ACTOR_CPUS and memory >= actor.memory_bytes:
-            for name, amount in actor.resources.items():
-                resources[name] -= amount
-            slot[1], slot[2] = cpus - ACTOR_CPUS, memory - actor.memory_bytes
-            return True
-    return False
+@dataclass(slots=True)
+class _Room:
+    """What is left of a node; processors in Ray's units, since thousandths do not add up to one as floats."""
+
+    cpu_units: int
+    memory_bytes: float
+    resources: dict[str, float]
+
+    def take(self, actor: ActorSpec) -> bool:
+        """Put an actor here if there is room; return whether there was."""
+        units = _cpu_units(ACTOR_CPUS)
+        enough = all(self.resources.get(name, 0.0) >= amount for name, amount in actor.resources.items())
+        if not enough or self.cpu_units < units or self.memory_bytes < actor.memory_bytes:
+            return False
+        for name, amount in actor.resources.items():
+            self.resources[name] -= amount
+        self.cpu_units -= units
+        self.memory_bytes -= actor.memory_bytes
+        return True
+
+
+def _cpu_units(cpus: float) -> int:
+    return round(cpus * CPU_UNITS)
 
 
 def _shortage(actors: Sequence[ActorSpec], homeless: Sequence[ActorSpec], nodes: Sequence[NodeOffer]) -> str:
