@@ -14,8 +14,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from fedknow_ray.errors import UserError
 from fedknow_ray.runtime.placement import DEVICE_RESOURCE, NodeOffer
@@ -35,7 +36,7 @@ def own_ray(devices: Sequence[str], cpus: int) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="fkr-", dir=_short_folder()))
     environment = {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": _token(),
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
@@ -44,6 +45,7 @@ def own_ray(devices: Sequence[str], cpus: int) -> Iterator[None]:
     with _environment(environment, without=("RAY_ADDRESS",)):
         import ray
 
+        _reread_settings()
         if ray.is_initialized():
             raise UserError(
                 "this process is connected to a Ray already; call ray.shutdown() first, or give its address"
@@ -66,12 +68,6 @@ def own_ray(devices: Sequence[str], cpus: int) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@cache
-def _token() -> str:
-    """Return the token of this process: Ray reads it once, so every Ray that the process starts has the same."""
-    return os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)
-
-
 @contextmanager
 def joined_ray(address: str) -> Iterator[None]:
     """Run a block connected to a cluster that is there, with whatever authentication the environment gives.
@@ -82,6 +78,7 @@ def joined_ray(address: str) -> Iterator[None]:
     import ray
     from ray.exceptions import RayError
 
+    _reread_settings()
     try:
         _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -89,12 +86,23 @@ def joined_ray(address: str) -> Iterator[None]:
         raise UserError(
             f"no Ray cluster can be reached at {address!r}: {error}\n"
             "  start one with `ray start --head`, or leave --address out to get a Ray of its own; a cluster with token "
-            "authentication needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment of a fresh process"
+            "authentication needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment"
         ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _reread_settings() -> None:
+    """Have Ray read its settings and its token from the environment again.
+
+    It does so only when it is imported, and a program may import ray, or run us, before this run. Ray's own
+    `ray.init` refreshes them in the same way (2.60, authentication_token_setup.py); there is no public call.
+    """
+    raylet: Any = import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def node_offers() -> list[NodeOffer]:

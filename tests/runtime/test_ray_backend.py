@@ -124,10 +124,7 @@ if __name__ == "__main__":
 
 
 def test_a_cluster_is_used_where_its_address_is_given_and_only_there(runs: dict[str, Run], tmp_path: Path) -> None:
-    """On the labelled nodes of a cluster the bits are the same; without --address its nodes are left alone.
-
-    In a process of its own, since a process has one token for Ray.
-    """
+    """On the labelled nodes of a cluster the bits are the same; without --address its nodes are left alone."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "ab" * 32, "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(
         [sys.executable, "-c", JOIN, str(write_config(tmp_path)), str(tmp_path)],
