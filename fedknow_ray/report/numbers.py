@@ -5,7 +5,9 @@ Shape legend: C clients, T tasks that were scored, R rounds.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,8 @@ Array = npt.NDArray[np.float64]
 MODELS = ("own", "global")
 PARTS = ("download", "compute", "upload", "wait")
 SPREAD_PERCENTILES = (10, 90)
+METHOD_FIGURES = "method_figures"
+"""The kind of the events that hold a method's own figures of one visit, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,18 @@ class DeviceUse:
     """None where the energy of any visit is not known."""
     compute_s_by_task: dict[int, float]
     """Mean compute seconds of a training visit, by task index."""
+
+
+@dataclass(frozen=True)
+class IntegrationUse:
+    """Steps of one task whose gradient was checked against others, and what came of it; None where it is not known."""
+
+    task_index: int
+    checked_steps: int
+    changed_steps: int
+    violated_after_steps: int | None
+    mean_own_cosine: float | None
+    """Mean cosine between the gradient and that at the client's own model, over the visits with a second use."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +149,38 @@ def _use_of(run: Run, device: str) -> DeviceUse:
             zip(by_task["task_index"].to_pylist(), by_task["compute_s_mean"].to_pylist(), strict=True)
         ),
     )
+
+
+def integration_by_task(run: Run) -> list[IntegrationUse]:
+    """Return the counts of integrated steps for each task that has any, in order."""
+    checked = run.visits.filter(pc.fill_null(pc.greater(run.visits["integrated_steps"], 0), False))
+    sums = checked.group_by("task_index").aggregate([("integrated_steps", "sum"), ("violated_steps", "sum")])
+    figures = _method_figures(run)
+    return [
+        IntegrationUse(
+            task_index=row["task_index"],
+            checked_steps=row["integrated_steps_sum"],
+            changed_steps=row["violated_steps_sum"],
+            violated_after_steps=_total(figures, row["task_index"], "violated_after_steps"),
+            mean_own_cosine=_mean_of(figures, row["task_index"], "own_gradient_cosine"),
+        )
+        for row in sums.sort_by("task_index").to_pylist()
+    ]
+
+
+def _method_figures(run: Run) -> list[dict[str, float]]:
+    noted = run.events.filter(pc.equal(run.events["kind"], METHOD_FIGURES))
+    return [json.loads(detail) for detail in noted["detail"].to_pylist()]
+
+
+def _total(figures: list[dict[str, float]], task_index: int, name: str) -> int | None:
+    found = [figure[name] for figure in figures if figure["task_index"] == task_index and name in figure]
+    return int(sum(found)) if found else None
+
+
+def _mean_of(figures: list[dict[str, float]], task_index: int, name: str) -> float | None:
+    found = [figure[name] for figure in figures if figure["task_index"] == task_index and name in figure]
+    return fmean(found) if found else None
 
 
 def round_bytes(run: Run) -> RoundBytes:

@@ -11,6 +11,7 @@ from fedknow_ray.metrics import accuracy_matrix
 from fedknow_ray.report import figures
 from fedknow_ray.report.figures import Figure
 from fedknow_ray.report.numbers import (
+    METHOD_FIGURES,
     MODELS,
     PARTS,
     SPREAD_PERCENTILES,
@@ -18,11 +19,12 @@ from fedknow_ray.report.numbers import (
     accuracy_curve,
     bytes_through_task,
     device_use,
+    integration_by_task,
     round_bytes,
     task_ends_s,
     total_bytes,
 )
-from fedknow_ray.report.tables import accuracy_table, device_table, events_table
+from fedknow_ray.report.tables import accuracy_table, device_table, events_table, integration_table
 from fedknow_ray.results import Run
 from fedknow_ray.units import format_bytes, format_duration
 
@@ -61,6 +63,7 @@ def build_sections(run: Run) -> list[Section]:
         _accuracy_at_a_price(run, curves),
         _devices(run),
         _bytes(run),
+        *_integration(run),
         _events(run),
         _host(run),
     ]
@@ -206,12 +209,26 @@ def _bytes(run: Run) -> Section:
     )
 
 
-def _events(run: Run) -> Section:
-    if not run.events.num_rows:
-        return Section("Events", "Nothing out of the ordinary happened.")
-    return Section(
-        "Events", "Failures, retries, drops and decisions, on the virtual clock.", below=events_table(run.events)
+def _integration(run: Run) -> list[Section]:
+    """Return the section on integrated gradients, for methods that integrate any."""
+    rows = integration_by_task(run)
+    if not rows:
+        return []
+    text = (
+        "Steps of training visits whose gradient was checked against other gradients, how many of them had to be "
+        "changed, and how many updates still pointed against one of them after the optimizer's step."
     )
+    return [Section("Gradient integration", text, below=integration_table(rows))]
+
+
+def _events(run: Run) -> Section:
+    events = run.events.filter(pc.not_equal(run.events["kind"], METHOD_FIGURES))
+    left_out = run.events.num_rows - events.num_rows
+    also = f" {left_out} records of a method's own figures are in events.parquet." if left_out else ""
+    if not events.num_rows:
+        return Section("Events", f"Nothing out of the ordinary happened.{also}")
+    text = f"Failures, retries, drops and decisions, on the virtual clock.{also}"
+    return Section("Events", text, below=events_table(events))
 
 
 def _host(run: Run) -> Section:

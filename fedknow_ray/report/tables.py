@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fedknow_ray.report.numbers import PARTS, DeviceUse
+from fedknow_ray.report.numbers import PARTS, DeviceUse, IntegrationUse
 from fedknow_ray.units import format_duration
 
 MOST_EVENTS = 200
@@ -56,6 +56,22 @@ def device_table(uses: Sequence[DeviceUse]) -> str:
         for use in uses
     ]
     return html_table("Means for each kind of device, in virtual time", head, rows)
+
+
+def integration_table(rows: Sequence[IntegrationUse]) -> str:
+    """Return the counts of integrated steps, one row a task."""
+    head = ["steps checked", "changed", "still against after the step", "mean cosine with own gradient"]
+    body = [
+        [
+            f"task {row.task_index + 1}",
+            f"{row.checked_steps:,}",
+            f"{row.changed_steps / row.checked_steps:.1%}",
+            "-" if row.violated_after_steps is None else f"{row.violated_after_steps / row.checked_steps:.1%}",
+            "-" if row.mean_own_cosine is None else f"{row.mean_own_cosine:.3f}",
+        ]
+        for row in rows
+    ]
+    return html_table("Integrated steps", ["", *head], body)
 
 
 def events_table(events: pa.Table) -> str:

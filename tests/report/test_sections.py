@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from fedknow_ray.report.sections import build_sections
+from fedknow_ray.results import EventRow, ResultStore, RunDirectory, load
 
 
 def plots_of(run):
@@ -69,3 +70,21 @@ def test_placement_and_host_seconds_are_told(fake_run):
     text = text_of(fake_run)
     assert "10 clients in 10 processes on 1 node" in text
     assert "168 visits took" in text
+
+
+def test_integrated_steps_are_counted_by_task(run_of):
+    """8 rounds of 4 visits with 48 steps each; 20 of the 48 were changed."""
+    section = next(section for section in build_sections(run_of()) if section.title == "Gradient integration")
+    assert section.below.count("1,536") == 4
+    assert section.below.count("41.7%") == 4
+
+
+def test_a_methods_own_figures_stay_out_of_the_events(run_of):
+    run = run_of()
+    figures = EventRow(3.0, "method_figures", 1, '{"task_index": 1, "violated_after_steps": 768}')
+    store = ResultStore(RunDirectory(run.path))
+    store.append([figures, EventRow(4.0, "retry", 3, "lost its node")])
+    store.flush()
+    sections = {section.title: section for section in build_sections(load(run.path))}
+    assert "method_figures" not in sections["Events"].below
+    assert "1 records of a method" in sections["Events"].text
