@@ -1,0 +1,65 @@
+"""The smallest whole run: 3 clients on 2 kinds of device, 2 tasks of 2 digits, one round of one epoch a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fedknow_ray.experiment.run import Watcher, execute
+from fedknow_ray.federation.scheduler import Progress
+from fedknow_ray.results.run import Run
+
+HOST_COLUMNS = ["host_wall_s", "host_cpu_s"]
+TEXT = """\
+seed: 1
+scenario:
+  {dataset: digits, tasks: 2, classes_per_task: 2, clients: 3, samples_per_client: 20,
+   partition: {name: shards, shards_per_client: 2}}
+method: {name: fedavg}
+training: {rounds_per_task: 1, client_fraction: 0.7, local_epochs: 1, batch_size: 8}
+fleet: [{device: jetson-nano, count: 2}, {device: raspberry-pi-4-4gb, count: 1}]
+"""
+
+
+def write_config(folder: Path, text: str = TEXT) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "small.yaml"
+    path.write_text(text)
+    return path
+
+
+def run_small(
+    folder: Path, overrides: Mapping[str, Any] | None = None, watcher: Watcher | None = None, out: str = "run"
+) -> Run:
+    """Run the small config in this process; the run directory is *out* in the folder."""
+    return execute(write_config(folder), overrides or {}, backend="local", out=folder / out, watcher=watcher)
+
+
+def tables(run: Run) -> dict[str, pa.Table]:
+    """All tables that a seed decides; host columns and the process of `placement` are not."""
+    return {
+        "visits": run.visits.drop_columns(HOST_COLUMNS),
+        "rounds": run.rounds,
+        "accuracy": run.accuracy,
+        "events": run.events,
+    }
+
+
+class Recorder:
+    """A watcher that remembers; it raises *error* after so many calls of `advance`."""
+
+    def __init__(self, error: BaseException | None = None, after: int = 1) -> None:
+        self.stages: list[str] = []
+        self.progress: list[Progress] = []
+        self._error, self._after = error, after
+
+    def stage(self, text: str) -> None:
+        self.stages.append(text)
+
+    def advance(self, progress: Progress) -> None:
+        self.progress.append(progress)
+        if self._error is not None and len(self.progress) == self._after:
+            raise self._error

@@ -1,0 +1,77 @@
+"""What a run was made with."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import write_config
+
+from fedknow_ray.config.loading import dump_yaml
+from fedknow_ray.config.model import RunConfig
+from fedknow_ray.experiment import manifest as module
+from fedknow_ray.experiment.catalogue import DEVICES
+from fedknow_ray.experiment.manifest import make_manifest
+from fedknow_ray.experiment.run import read_config
+from fedknow_ray.scenario.datasets import dataset_digest, load_dataset
+from fedknow_ray.transport.payload import encode, payload_sha256
+
+DIGITS = load_dataset("digits")
+START = encode({"features": np.ones(3, np.float32)})
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return read_config(write_config(tmp_path))
+
+
+def make(config: RunConfig) -> dict:
+    devices = [DEVICES.get(name) for name in config.devices]
+    return make_manifest("small", config, DIGITS, START, devices, "local")
+
+
+def test_it_is_plain_json(config: RunConfig):
+    assert json.loads(json.dumps(make(config))) == make(config)
+
+
+def test_it_names_run_seed_backend_and_versions(config: RunConfig):
+    made = make(config)
+    assert (made["name"], made["seed"], made["backend"], made["schema_version"]) == ("small", 1, "local", 1)
+    assert made["versions"]["torch"] == version("torch")
+    assert made["versions"].keys() >= {"python", "fedknow-ray", "ray", "numpy"}
+
+
+def test_a_package_that_is_not_there_has_no_version(config: RunConfig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "PACKAGES", ("no-such-package",))
+    assert make(config)["versions"]["no-such-package"] is None
+
+
+def test_digests_are_those_of_config_data_and_start(config: RunConfig):
+    assert make(config)["digests"] == {
+        "config_sha256": sha256(dump_yaml(config).encode()).hexdigest(),
+        "dataset_sha256": dataset_digest(DIGITS),
+        "initial_parameters_sha256": payload_sha256(START),
+    }
+
+
+def test_the_start_is_a_time_with_its_zone(config: RunConfig):
+    assert datetime.fromisoformat(make(config)["started_at"]).utcoffset() is not None
+
+
+def test_estimated_numbers_of_each_device_are_named(config: RunConfig):
+    estimated = make(config)["estimated_device_fields"]
+    assert estimated.keys() == {"jetson-nano", "raspberry-pi-4-4gb"}
+    for name, fields in estimated.items():
+        assert fields == sorted(fields)
+        assert all(DEVICES.get(name).figures[field].basis == "estimated" for field in fields)
+
+
+def test_the_host_is_described_without_naming_it(config: RunConfig):
+    host = make(config)["host"]
+    assert host.keys() == {"platform", "machine", "cores", "memory_bytes"}
+    assert host["cores"] >= 1
