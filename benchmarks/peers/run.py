@@ -23,6 +23,8 @@ import torch
 
 PEERS = Path(os.environ.get("FEDKNOW_PEERS", Path(__file__).resolve().parents[3] / "shared" / "peers")).resolve()
 sys.path.insert(0, str(PEERS))
+# the client actors build the network, and import the workload's module for it
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PEERS), os.environ.get("PYTHONPATH")]))
 import workload  # noqa: E402
 
 from fedknow_ray.config.loading import dump_yaml  # noqa: E402

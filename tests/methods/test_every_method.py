@@ -69,7 +69,7 @@ def test_planned_flops_of_restoring_are_those_that_torch_counts(monkeypatch: pyt
     """All of FedKNOW's network passes; the integration is left out, whose work is planned whether needed or not."""
 
     def skip(G_RP: torch.Tensor, margin: float, out: torch.Tensor) -> IntegrationResult:
-        return IntegrationResult(out.copy_(G_RP[0]), np.zeros(len(G_RP) - 1), 0)
+        return IntegrationResult(out.copy_(G_RP[0]), np.zeros(len(G_RP) - 1), 0, np.ones(len(G_RP) - 1))
 
     bench = Bench("fedknow", {"signature_tasks": 2}, spec=DRY)
     bench.live_through(3)

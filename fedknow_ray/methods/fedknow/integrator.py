@@ -36,6 +36,12 @@ _KKT_TOLERANCE = 1e-7
 _SWEEPS = 2_000
 # float64 scratch of (R, 16384) stays in a second-level cache for R up to about 15
 _BLOCK = 16_384
+# `quick_gram`: columns whose products are added up in float32, and how many such blocks go into one call
+_QUICK_BLOCK, _QUICK_BLOCKS = 512, 64
+# Its error in a cosine (mostly 5e-9, 5e-8 at most from 65,536 columns on) moves g' by that over the root of the least
+# eigenvalue. On the digits with 1 to 4 past tasks that eigenvalue lies between 0.02 and 0.7.
+_QUICK_LEAST_COLUMNS, _QUICK_LEAST_EIGENVALUE = 65_536, 1e-2
+_QUICK_SQUARES = (1e-20, 1e30)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +54,8 @@ class IntegrationResult:
     """(k,): how much of each past gradient was added; all 0 where nothing was violated."""
     violations: int
     """How many past gradients the current one was at an obtuse angle to, before integration."""
+    norm_k: NDArray[np.float64]
+    """(k,): norms of the past gradients."""
 
     @property
     def violated(self) -> bool:
@@ -63,16 +71,16 @@ def integrate(G_RP: Tensor, margin: float = 0.0, out: Tensor | None = None) -> I
     Raises:
         ValueError: if a gradient holds a NaN or an infinity.
     """
-    gram_RR = gram(G_RP)
+    gram_RR = _gram_for_dual(G_RP)
     if not np.isfinite(gram_RR).all():
         raise ValueError("a gradient holds a NaN or an infinity: training has diverged; try a lower learning rate")
     norm_R = np.sqrt(gram_RR.diagonal())
     violations = _count_obtuse(gram_RR[0, 1:], norm_R[0], norm_R[1:])
     if violations == 0:
         g_P = G_RP[0] if out is None else out.copy_(G_RP[0])
-        return IntegrationResult(g_P, np.zeros(len(norm_R) - 1), 0)
+        return IntegrationResult(g_P, np.zeros(len(norm_R) - 1), 0, norm_R[1:])
     multipliers = solve_dual(gram_RR, margin)
-    return IntegrationResult(combine(G_RP, multipliers, out), multipliers, violations)
+    return IntegrationResult(combine(G_RP, multipliers, out), multipliers, violations, norm_R[1:])
 
 
 def gram(G_RP: Tensor) -> NDArray[np.float64]:
@@ -83,6 +91,38 @@ def gram(G_RP: Tensor) -> NDArray[np.float64]:
         x_RB = scratch_RB[:, : G_RB.shape[1]].copy_(G_RB)
         gram_RR.addmm_(x_RB, x_RB.T)
     return gram_RR.numpy()
+
+
+def quick_gram(G_RP: Tensor) -> NDArray[np.float64]:
+    """Return what `gram` does with an error below 5e-8 of the two norms, in a third of the time.
+
+    Products are added up in float32 within blocks of 512 columns, and the blocks in float64: 11 against 33 ms for 10
+    gradients of 2.4 million weights.
+    """
+    R = G_RP.shape[0]
+    gram_RR = torch.zeros(R, R, dtype=torch.float64)
+    for G_RB in torch.split(G_RP, _QUICK_BLOCK * _QUICK_BLOCKS, dim=1):
+        whole = G_RB.shape[1] // _QUICK_BLOCK * _QUICK_BLOCK
+        x_bRB = G_RB[:, :whole].view(R, whole // _QUICK_BLOCK, _QUICK_BLOCK).transpose(0, 1)
+        gram_RR += torch.bmm(x_bRB, x_bRB.transpose(1, 2)).sum(0, dtype=torch.float64)
+        gram_RR += G_RB[:, whole:] @ G_RB[:, whole:].T
+    return gram_RR.numpy()
+
+
+def _gram_for_dual(G_RP: Tensor) -> NDArray[np.float64]:
+    """Return `quick_gram` where its error moves g' by no more than float32 rounding does, else `gram`.
+
+    It moves it further where gradients are nearly dependent, or where squares leave the range of float32.
+    """
+    if G_RP.shape[1] < _QUICK_LEAST_COLUMNS:
+        return gram(G_RP)
+    gram_RR = quick_gram(G_RP)
+    square_R = gram_RR.diagonal()
+    if not (_QUICK_SQUARES[0] < square_R.min() <= square_R.max() < _QUICK_SQUARES[1]):
+        return gram(G_RP)
+    cosine_RR = gram_RR / np.sqrt(square_R) / np.sqrt(square_R)[:, None]
+    well_posed = np.linalg.eigvalsh(cosine_RR)[0] >= _QUICK_LEAST_EIGENVALUE
+    return gram_RR if well_posed else gram(G_RP)
 
 
 def solve_dual(gram_RR: NDArray[np.float64], margin: float = 0.0) -> NDArray[np.float64]:
@@ -110,26 +150,29 @@ def solve_dual(gram_RR: NDArray[np.float64], margin: float = 0.0) -> NDArray[np.
 def combine(G_RP: Tensor, multipliers: NDArray[np.float64], out: Tensor | None = None) -> Tensor:
     """Write g + sum_i v_i G_i into `out` (P,), or row 0 of G_RP, and return it; summed in float64, rounded once."""
     out_P = G_RP[0] if out is None else out
-    weight_R = torch.from_numpy(np.concatenate(([1.0], multipliers)))
-    scratch_RB = torch.empty(G_RP.shape[0], min(_BLOCK, G_RP.shape[1]), dtype=torch.float64)
+    adding = [(row, float(multipliers[row - 1])) for row in range(1, len(G_RP)) if multipliers[row - 1]]
+    scratch_B = torch.empty(min(_BLOCK, out_P.numel()), dtype=torch.float64)
     for out_B, G_RB in zip(torch.split(out_P, _BLOCK), torch.split(G_RP, _BLOCK, dim=1), strict=True):
-        out_B.copy_(weight_R @ scratch_RB[:, : G_RB.shape[1]].copy_(G_RB))
+        sum_B = scratch_B[: out_B.numel()].copy_(G_RB[0])
+        for row, multiplier in adding:
+            sum_B.add_(G_RB[row], alpha=multiplier)
+        out_B.copy_(sum_B)
     return out_P
 
 
-def violations_after(update_P: Tensor, G_kP: Tensor) -> int:
+def violations_after(update_P: Tensor, G_kP: Tensor, norm_k: NDArray[np.float64] | None = None) -> int:
     """Return how many past gradients an update (old - new weights, as a gradient points) is at an obtuse angle to.
 
     Counted after the step, because an adaptive optimizer can undo the integration: Adam's first step is the sign of g'.
+    *norm_k* the gradients' norms, where they are known. float32 within a block does: it moves a cosine by 1e-8.
     """
     dot_k = torch.zeros(G_kP.shape[0], dtype=torch.float64)
-    square_k, square = torch.zeros_like(dot_k), torch.zeros((), dtype=torch.float64)
+    square = torch.zeros((), dtype=torch.float64)
     for update_B, G_kB in zip(torch.split(update_P, _BLOCK), torch.split(G_kP, _BLOCK, dim=1), strict=True):
-        x_B, y_kB = update_B.double(), G_kB.double()
-        dot_k += y_kB @ x_B
-        square_k += y_kB.square().sum(dim=1)
-        square += x_B.square().sum()
-    return _count_obtuse(dot_k.numpy(), float(square.sqrt()), square_k.sqrt().numpy())
+        dot_k += G_kB @ update_B
+        square += update_B @ update_B
+    norms = np.sqrt(gram(G_kP).diagonal()) if norm_k is None else norm_k
+    return _count_obtuse(dot_k.numpy(), float(square.sqrt()), norms)
 
 
 def _count_obtuse(dot_k: NDArray[np.float64], norm: float, norm_k: NDArray[np.float64]) -> int:

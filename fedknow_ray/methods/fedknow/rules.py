@@ -179,7 +179,7 @@ def _integrate_into(learner: Learner, G_RP: Tensor, margin: float, tally: Tally)
     before_P = network.theta[: network.P].clone()
 
     def look() -> None:
-        update_P = before_P - network.theta[: network.P]
-        tally.violated_after_steps += violations_after(update_P, G_RP[1:]) > 0
+        update_P = before_P.sub_(network.theta[: network.P])
+        tally.violated_after_steps += violations_after(update_P, G_RP[1:], result.norm_k) > 0
 
     learner.after_step(look)

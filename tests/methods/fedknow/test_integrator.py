@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedknow_ray.methods.fedknow import integrator
-from fedknow_ray.methods.fedknow.integrator import combine, gram, integrate, solve_dual, violations_after
+from fedknow_ray.methods.fedknow.integrator import combine, gram, integrate, quick_gram, solve_dual, violations_after
 
 
 def rows(*values: list[float]) -> torch.Tensor:
@@ -393,6 +393,35 @@ def test_gram_is_the_product_of_all_rows_in_double_precision(P: int):
     X = G_RP.double().numpy()
     assert gram(G_RP).dtype == np.float64
     np.testing.assert_allclose(gram(G_RP), X @ X.T, rtol=1e-11, atol=1e-9)
+
+
+@pytest.mark.parametrize("P", [65_536, 100_001, 1_000_000])
+@pytest.mark.parametrize("spread", [1.0, 1e6])
+def test_quick_gram_errs_by_less_than_5e_8_of_the_norms(P: int, spread: float):
+    """Even where single weights are a million times larger than others."""
+    G_RP = random_rows(10, P, 0) * torch.logspace(0, float(np.log10(spread)), P)
+    expected = gram(G_RP)
+    norms = np.sqrt(expected.diagonal())
+    assert np.abs((quick_gram(G_RP) - expected) / norms / norms[:, None]).max() < 5e-8
+
+
+@pytest.mark.parametrize("conflict", [0.0, 0.3, 0.9])
+def test_the_quick_gram_moves_a_large_problem_by_less_than_rounding(monkeypatch: pytest.MonkeyPatch, conflict: float):
+    G_RP = random_rows(9, 200_000, 1, conflict=conflict)
+    quick_P = integrate(G_RP, out=torch.empty(200_000)).g_P
+    monkeypatch.setattr(integrator, "quick_gram", gram)
+    exact_P = integrate(G_RP, out=torch.empty(200_000)).g_P
+    assert float((quick_P - exact_P).norm() / exact_P.norm()) < 2e-7
+
+
+@pytest.mark.parametrize("hard", ["nearly equal rows", "a tiny row", "a zero row", "a huge row"])
+def test_large_problems_that_the_quick_gram_is_too_coarse_for_are_solved_to_optimality(hard: str):
+    G_RP = random_rows(3, 70_000, 2, conflict=0.5)
+    if hard == "nearly equal rows":
+        G_RP[2] = G_RP[1] + 1e-4 * G_RP[2]
+    else:
+        G_RP[2] *= {"a tiny row": 1e-25, "a zero row": 0.0, "a huge row": 1e25}[hard]
+    assert_optimal(G_RP)
 
 
 @pytest.mark.parametrize("P", [1, 100, 16_384, 16_385, 40_000])

@@ -1,0 +1,227 @@
+"""What a step of FedKNOW costs, side by side in one process and on one thread.
+
+    python benchmarks/fedknow_step.py            k = 1, 3, 9 past tasks, about 3 min
+    python benchmarks/fedknow_step.py --quick    k = 3, few repetitions
+
+Three ways to make the same visit (cnn6, images of 32 x 32 x 3, 10 classes a task, Adam), in seconds per step:
+
+    ours      a client's first visit in a task: labels of all its images by the past models once, then 48 steps of
+              `RestoreRule` and the optimizer; the labelling is spread over the steps
+    lower     (a) one forward pass, k + 1 backward passes, the same optimizer: what any way must spend, no integration
+    obvious   (b) as the authors' code does it: for every batch and past task a deep-copied model, a forward pass of it,
+              a forward and a backward pass of the student, all gradients in one matrix, the quadratic program in
+              float64, and torch's Adam over the model's tensors
+
+The three take turns, so that a busy neighbour hits all alike; medians over the turns are printed, with ratios to ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedknow_ray.config.model import TrainingConfig
+from fedknow_ray.methods.costs import StepCosts
+from fedknow_ray.methods.fedknow.extractor import Knowledge, keep_mask, pack, restore_weights
+from fedknow_ray.methods.fedknow.integrator import solve_dual
+from fedknow_ray.methods.fedknow.knowledge import FedKnowMemory, label_images
+from fedknow_ray.methods.fedknow.restorer import distillation_loss, soft_labels
+from fedknow_ray.methods.fedknow.rules import RestoreRule, Tally
+from fedknow_ray.methods.fedknow.settings import FedKnowSettings
+from fedknow_ray.methods.learner import Batch, Learner, Normalisation, head_pass
+from fedknow_ray.methods.method import TaskData, VisitFacts
+from fedknow_ray.models.catalogue import MODELS
+from fedknow_ray.models.footprint import measure_footprint
+from fedknow_ray.models.network import FlatNetwork
+
+SIZE = {"height": 32, "width": 32, "channels": 3}
+CLASSES, BATCH, IMAGES, EPOCHS = 10, 40, 240, 8
+STEPS_OF_VISIT = EPOCHS * IMAGES // BATCH
+SETTINGS = FedKnowSettings()
+TRAINING = TrainingConfig(local_epochs=EPOCHS, batch_size=BATCH)
+CNN6 = MODELS.get("cnn6")
+
+
+class Bench:
+    """One learner, its images, and the knowledge of k past tasks from networks that nobody trained.
+
+    Random weights do: no routine here takes a shortcut for a value, and at random about half of the past gradients
+    object to the current one, so that the quadratic program is solved and the gradient combined.
+    """
+
+    def __init__(self, k: int) -> None:
+        rng = np.random.default_rng(k)
+        self.k = k
+        network = FlatNetwork(CNN6, **SIZE, rows=CLASSES)
+        network.head.normal_(std=0.03, generator=torch.Generator().manual_seed(k))
+        costs = StepCosts(measure_footprint(CNN6, **SIZE), TRAINING)
+        self.learner = Learner(network, TRAINING, costs, Normalisation.of((0.5,) * 3, (0.25,) * 3))
+        images = rng.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
+        self.data = TaskData(images, rng.integers(0, CLASSES, IMAGES), range(k * CLASSES, (k + 1) * CLASSES))
+        self.knowledge = tuple(self._past_task(task) for task in range(k))
+        self.facts = VisitFacts(0, k, 0, IMAGES, CLASSES, trained_this_task=False)
+
+    def _past_task(self, task: int) -> Knowledge:
+        past = FlatNetwork(CNN6, **SIZE, rows=CLASSES)
+        past.head.normal_(std=0.03, generator=torch.Generator().manual_seed(100 + task))
+        w_P = past.theta[: past.P]
+        mask_P = keep_mask(w_P, past.layout, SETTINGS.retained_fraction)
+        return pack(task, (task * CLASSES, (task + 1) * CLASSES), w_P, mask_P, past.head)
+
+    def batches(self, steps: int) -> list[Batch]:
+        """Return the first batches of a visit, in order."""
+        x_NCHW = self.learner.normalisation(self.data.images_NHWC).permute(0, 3, 1, 2)
+        y_N = torch.from_numpy(self.data.labels_N)
+        places = [np.arange(s, s + BATCH) for s in range(0, IMAGES, BATCH)]
+        return [Batch(i, x_NCHW[i], y_N[i]) for i in (places[step % len(places)] for step in range(steps))]
+
+
+class Ours:
+    """The package's own step; labelling counts with its share of a visit."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.tally = bench, Tally()
+
+    def labelling_s(self) -> float:
+        """Seconds of labelling all images by all past models, once a task."""
+        b = self.bench
+        return timed_s(lambda: label_images(b.learner, FedKnowMemory(b.knowledge), b.data, b.facts, SETTINGS))
+
+    def prepare(self) -> Callable[[Batch], None]:
+        """Return the step of a fresh visit."""
+        b = self.bench
+        memory = label_images(b.learner, FedKnowMemory(b.knowledge), b.data, b.facts, SETTINGS)
+        heads = [one.head for one in b.knowledge]
+        b.learner.begin(np.random.default_rng(1))
+        b.learner.network.features.train()
+        rule = RestoreRule(memory.labels_NC, heads, SETTINGS, b.learner.order, self.tally)
+
+        def step(batch: Batch) -> None:
+            rule(b.learner, batch)
+            b.learner.optimize()
+
+        return step
+
+
+def prepare_lower(bench: Bench) -> Callable[[Batch], None]:
+    """Return (a): the passes that k + 1 gradients need, and the optimizer, on the same network."""
+    learner, network = bench.learner, bench.learner.network
+    learner.begin(np.random.default_rng(1))
+    network.features.train()
+
+    def step(batch: Batch) -> None:
+        z_NF = network.features(batch.x_NCHW)
+        _, d_logits_NR = head_pass(network.head, z_NF, batch.y_N, network.head_grad)
+        dz_NF = d_logits_NR @ network.head[:, :-1]
+        for _ in range(bench.k + 1):
+            torch.autograd.grad(z_NF, network.feature_parameters, dz_NF, retain_graph=True)
+        learner.optimize()
+
+    return step
+
+
+def prepare_obvious(bench: Bench) -> Callable[[Batch], None]:
+    """Return (b): plain torch modules in torch's own layout, everything again for every batch and past task."""
+    features = CNN6.build(*SIZE.values()).train()
+    student = nn.Sequential(features, nn.Linear(bench.learner.network.feature_dim, CLASSES))
+    optimizer = torch.optim.Adam(student.parameters(), lr=TRAINING.optimizer.lr)
+    past = [(plain_weights(bench, one), one.head) for one in bench.knowledge]
+
+    def step(batch: Batch) -> None:
+        x_NCHW = batch.x_NCHW.contiguous()
+        gradients = []
+        for weights, head_RF in past:
+            teacher = copy.deepcopy(features)
+            teacher.load_state_dict(weights)
+            with torch.no_grad():
+                labels = soft_labels(head_logits(teacher(x_NCHW), head_RF), SETTINGS.temperature)
+            features.zero_grad()
+            distillation_loss(head_logits(features(x_NCHW), head_RF), labels, SETTINGS.temperature).backward()
+            gradients.append(flat_gradient(features))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(student(x_NCHW), batch.y_N).backward()
+        G_RP = torch.stack([flat_gradient(features), *gradients]).double()
+        multipliers = solve_dual((G_RP @ G_RP.T).numpy())
+        start, g_P = 0, (torch.from_numpy(np.concatenate(([1.0], multipliers))) @ G_RP).float()
+        for parameter in features.parameters():
+            parameter.grad.copy_(g_P[start : start + parameter.numel()].view_as(parameter))
+            start += parameter.numel()
+        optimizer.step()
+
+    return step
+
+
+def plain_weights(bench: Bench, knowledge: Knowledge) -> dict[str, Tensor]:
+    network = bench.learner.network
+    tensors = network.as_tensors(restore_weights(knowledge, network.P))
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def head_logits(z_NF: Tensor, head_RF: Tensor) -> Tensor:
+    return nn.functional.linear(z_NF, head_RF[:, :-1], head_RF[:, -1])
+
+
+def flat_gradient(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.grad.reshape(-1) for parameter in model.parameters()])
+
+
+def timed_s(work: Callable[[], object]) -> float:
+    start_s = time.perf_counter()
+    work()
+    return time.perf_counter() - start_s
+
+
+def compare(k: int, steps: int, repeats: int) -> SimpleNamespace:
+    """Return the seconds per step of all three ways: medians over turns of *steps* steps each."""
+    bench = Bench(k)
+    ours = Ours(bench)
+    turns: dict[str, list[float]] = {"ours": [], "lower": [], "obvious": []}
+    prepare = {
+        "ours": ours.prepare,
+        "lower": lambda: prepare_lower(bench),
+        "obvious": lambda: prepare_obvious(bench),
+    }
+    labelling_s = statistics.median(ours.labelling_s() for _ in range(max(2, repeats // 2)))
+    for _ in range(repeats):
+        for way, seconds in turns.items():
+            step = prepare[way]()
+            first, *batches = bench.batches(steps + 1)
+            step(first)  # buffers are made and caches filled before the clock runs
+            seconds.append(timed_s(lambda step=step, batches=batches: [step(batch) for batch in batches]) / steps)
+    medians = {way: statistics.median(seconds) for way, seconds in turns.items()}
+    medians["ours"] += labelling_s / STEPS_OF_VISIT
+    return SimpleNamespace(k=k, labelling_s=labelling_s / STEPS_OF_VISIT, tally=ours.tally, **medians)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=6, help="steps of one way before the next one's turn")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of each way")
+    parser.add_argument("--tasks", type=int, nargs="+", default=[1, 3, 9], help="numbers of past tasks, k")
+    parser.add_argument("--quick", action="store_true", help="k = 3, two steps, three turns")
+    args = parser.parse_args()
+    if args.quick:
+        args.steps, args.repeats, args.tasks = 2, 3, [3]
+    torch.set_num_threads(1)
+    print("| k | ours, ms a step | of it labelling | (a), ms | (b), ms | ours / (a) | (b) / ours | steps violated |")
+    print("|---" * 8 + "|")
+    for k in args.tasks:
+        r = compare(k, args.steps, args.repeats)
+        share = r.tally.violated_steps / r.tally.integrated_steps
+        print(
+            f"| {k} | {1e3 * r.ours:.0f} | {1e3 * r.labelling_s:.1f} | {1e3 * r.lower:.0f} | {1e3 * r.obvious:.0f} "
+            f"| {r.ours / r.lower:.2f} | {r.obvious / r.ours:.2f} | {share:.0%} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
