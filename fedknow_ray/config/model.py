@@ -47,7 +47,7 @@ class ShardsPartition(Frozen):
     shards_per_client: Count = 5
     """Shards that a client gets of each task."""
     reuse_across_tasks: Flag = True
-    """Whether an example may go to several clients, where the data would not suffice otherwise."""
+    """Whether the shards are dealt once for all tasks (the class positions of a client stay), or anew for each task."""
 
 
 class IidPartition(Frozen):

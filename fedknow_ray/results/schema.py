@@ -29,7 +29,7 @@ class VisitRow:
     task_index: int
     round_index: int
     kind: str
-    """`train` or `finish_task`."""
+    """`train`, `refine` or `finish_task`."""
     status: str
     """`ok`, or why the visit's update was not used."""
     download_s: float

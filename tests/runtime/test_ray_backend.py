@@ -9,13 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import without_host, write_config
 
 from fedknow_ray.errors import PlacementError, UserError
 from fedknow_ray.experiment.run import execute
 from fedknow_ray.results.run import Run, load
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tiny import without_host, write_config
 
 pytestmark = pytest.mark.ray
 
