@@ -2,26 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
+from small_hypers import FedAvgHyper, FedKnowHyper
 
 from fedknow_ray.config import Catalogue, load_config
 from fedknow_ray.errors import ConfigError
 from fedknow_ray.registry import Registry
-
-
-class FedAvgHyper(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FedKnowHyper(FedAvgHyper):
-    retained_fraction: float = Field(0.1, gt=0, le=1)
-    signature_tasks: int = Field(10, ge=1)
-    second_use: Literal["on_receive", "after_aggregation", "off"] = "on_receive"
-    limit: int | Literal["all"] = "all"
-    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
