@@ -1,7 +1,9 @@
-"""Hands jobs to actors so that at most one trains on each processor, and an actor has at most one job at a time.
+"""Hands jobs to actors so that at most one trains on each processor.
 
 Jobs wait here and not in the actors' queues, because Ray's processors are logical: 20 actors with a job each would all
-run at once on two cores. Jobs start in the order in which they came, where their actor and its node are free.
+run at once on two cores. Jobs start in the order in which they came, where their actor and its node are free. Only an
+actor that nobody is waiting to take turns with gets one job behind its running one, so that it need not stand still
+while this process reacts.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Job(Generic[Ref]):
 class Dispatcher(Generic[Ref]):
     """Keeps jobs in flight.
 
-    *node_of* the node of each actor, *slots* how many jobs a node may have at once. *wait(refs)* blocks until at least
+    *node_of* the node of each actor, *slots* how many actors of a node may be at work at once. An actor does the jobs
+    that it has in their order. *wait(refs)* blocks until at least
     one of some references is ready and returns those that are.
     """
 
@@ -58,15 +61,29 @@ class Dispatcher(Generic[Ref]):
         return self._done.pop(key)
 
     def _start_ready(self) -> None:
-        busy = {job.actor for job in self._flying.values()}
-        load = Counter(self._node_of[job.actor] for job in self._flying.values())
+        jobs = Counter(job.actor for job in self._flying.values())
+        working = Counter(self._node_of[actor] for actor in jobs)
         left: list[Job[Any]] = []
+        contested: set[str] = set()
         for job in self._waiting:
             node = self._node_of[job.actor]
-            if job.actor in busy or load[node] >= self._slots[node]:
-                left.append(job)
+            if jobs[job.actor] == 0 and working[node] < self._slots[node]:
+                jobs[job.actor] += 1
+                working[node] += 1
+                self._start(job)
                 continue
-            busy.add(job.actor)
-            load[node] += 1
-            self._flying[job.start()] = job
-        self._waiting = left
+            left.append(job)
+            if jobs[job.actor] == 0:
+                contested.add(node)
+        self._waiting = [job for job in left if not self._queued_behind(job, jobs, contested)]
+
+    def _queued_behind(self, job: Job[Any], jobs: Counter[int], contested: set[str]) -> bool:
+        """Give the job to its actor as the next one, if there is none yet and no idle actor waits for the processor."""
+        if jobs[job.actor] != 1 or self._node_of[job.actor] in contested:
+            return False
+        jobs[job.actor] += 1
+        self._start(job)
+        return True
+
+    def _start(self, job: Job[Any]) -> None:
+        self._flying[job.start()] = job

@@ -29,7 +29,8 @@ from fedknow_ray.runtime.placement import (
     check_fits,
     plan_actors,
 )
-from fedknow_ray.runtime.ray_actors import ClientActor, ServerActor
+from fedknow_ray.runtime.ray_client import ClientActor
+from fedknow_ray.runtime.ray_server import ServerActor
 from fedknow_ray.runtime.ray_session import node_offers
 from fedknow_ray.scenario.images import Dataset
 from fedknow_ray.transport.payload import Buffer

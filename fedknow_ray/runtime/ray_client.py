@@ -1,4 +1,4 @@
-"""The two kinds of Ray actor: thin shells around `ClientWorker` and the aggregation tree."""
+"""The Ray actor that holds clients: a thin shell around `ClientWorker`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 import ray
 
-from fedknow_ray.federation.aggregation import TreeMean, sum_block
 from fedknow_ray.federation.scoring import Score
 from fedknow_ray.federation.visit import VisitOrder, VisitReport
 from fedknow_ray.federation.worker import Assembly, ClientWorker
 from fedknow_ray.runtime.timing import timed_visit
 from fedknow_ray.scenario.images import Dataset
-from fedknow_ray.transport.payload import Buffer, payload_sha256
+from fedknow_ray.transport.payload import Buffer
 
 
 class ClientActor:
@@ -41,23 +40,3 @@ class ClientActor:
     def score(self, client_id: int, learnt_tasks: int, shared: Buffer | None) -> list[Score]:
         """Return one client's scores."""
         return self._worker.score(client_id, learnt_tasks, shared)
-
-
-class ServerActor:
-    """Averages updates that reach it by reference, over the fixed tree in client order."""
-
-    def begin(self, blocks: int) -> None:
-        """Start a round of so many blocks."""
-        self._mean = TreeMean(blocks)
-
-    def fold(self, block_index: int, weights: Sequence[float], *updates: Buffer) -> None:
-        """Take one block of updates."""
-        self._mean.add(block_index, sum_block(updates, weights))
-
-    def commit(self, total_weight: float) -> Buffer:
-        """Return the next broadcast."""
-        return self._mean.payload(total_weight)
-
-    def digest(self, broadcast: Buffer) -> str:
-        """Return the digest of a broadcast's arrays."""
-        return payload_sha256(broadcast)
