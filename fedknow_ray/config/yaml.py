@@ -110,6 +110,13 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> ScalarNode:
+        # Unicode's line breaks and the byte order mark are folded or lost in any style but the double quoted.
+        breaks = any(mark in data for mark in "\x85\u2028\u2029\ufeff")
+        return self.represent_scalar(_TAG + "str", data, style='"' if breaks else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 # The order matters: the first pattern that matches decides, and every integer is a float to _FLOAT.
 for _schema in (_Loader, _Dumper):

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedknow_ray.config.yaml import Problem, format_yaml, key_text, parse_yaml, show
@@ -117,6 +117,9 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN)
+@example("a\x85b")
+@example("\u2028")
+@example("\ufeffa")
 def test_what_is_written_is_read_back(value):
     parsed = parse_yaml(format_yaml(value))
     assert (parsed.value, parsed.problems) == (value, [])
