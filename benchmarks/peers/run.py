@@ -23,8 +23,6 @@ import torch
 
 PEERS = Path(os.environ.get("FEDKNOW_PEERS", Path(__file__).resolve().parents[3] / "shared" / "peers")).resolve()
 sys.path.insert(0, str(PEERS))
-# the client actors build the network, and import the workload's module for it
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PEERS), os.environ.get("PYTHONPATH")]))
 import workload  # noqa: E402
 
 from fedknow_ray.config.loading import dump_yaml  # noqa: E402
@@ -40,13 +38,15 @@ from fedknow_ray.config.model import (  # noqa: E402
     SynchronousPolicy,
     TrainingConfig,
 )
-from fedknow_ray.experiment.assembly import Parts, assemble, make_parts  # noqa: E402
+from fedknow_ray.experiment.assembly import Parts, make_parts  # noqa: E402
 from fedknow_ray.experiment.manifest import make_manifest  # noqa: E402
 from fedknow_ray.experiment.run import open_executor  # noqa: E402
 from fedknow_ray.federation.scheduler import Scheduler  # noqa: E402
 from fedknow_ray.federation.visit import SharedModel  # noqa: E402
+from fedknow_ray.federation.worker import Assembly  # noqa: E402
+from fedknow_ray.methods.fedavg import FedAvg  # noqa: E402
 from fedknow_ray.methods.method import Hyperparameters  # noqa: E402
-from fedknow_ray.models.catalogue import MODELS, ModelSpec  # noqa: E402
+from fedknow_ray.models.catalogue import ModelSpec  # noqa: E402
 from fedknow_ray.models.network import FlatNetwork  # noqa: E402
 from fedknow_ray.results.store import ResultStore, RunDirectory  # noqa: E402
 from fedknow_ray.scenario.images import Dataset, DatasetInfo, ImageSet, build_dataset  # noqa: E402
@@ -63,7 +63,6 @@ def build_features(height: int, width: int, channels: int) -> torch.nn.Module:
 
 
 NETWORK = ModelSpec("peers-cnn", "small_cnn", minimum_size=32, maximum_size=32, build=build_features)
-MODELS.register(NETWORK.name, NETWORK)
 
 
 def make_config(work: workload.Workload) -> RunConfig:
@@ -115,11 +114,11 @@ def make_scenario(work: workload.Workload) -> Scenario:
 
 def make_work(work: workload.Workload) -> Parts:
     """Return the parts of a run that starts from the workload's own initial weights."""
-    dataset = make_dataset(work)
     last = workload.make_model()[-1]
     head_CF = torch.cat([last.weight, last.bias[:, None]], dim=1).detach().numpy()
     features_S = FlatNetwork(NETWORK, **SIZE, rows=1).state()
-    return make_parts(assemble(make_config(work), dataset, make_scenario(work)), dataset, features_S, head_CF)
+    assembly = Assembly(make_config(work), NETWORK, FedAvg, make_scenario(work), **SIZE)
+    return make_parts(assembly, make_dataset(work), features_S, head_CF)
 
 
 def parameters_of(payload: Buffer) -> Iterable[torch.Tensor]:
@@ -175,6 +174,8 @@ def main() -> None:
     parser.add_argument("--backend", choices=["ray", "local"], default="ray")
     parser.add_argument("--out", type=Path, help="keep the tables in this folder (default: thrown away)")
     args = parser.parse_args()
+    # the client actors build the network, and import the workload's module for it
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PEERS), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory(prefix="fkr-peers-") as folder:
         digest = run(workload.WORKLOADS[args.workload], args.backend, args.out or Path(folder) / "run")
     print(f"{args.workload} ({args.backend}): digest {digest:.6f}")

@@ -21,7 +21,7 @@ from fedknow_ray.methods.method import VisitFacts
 from fedknow_ray.models.catalogue import MODELS
 from fedknow_ray.models.network import initial_model
 from fedknow_ray.scenario.datasets import Dataset, load_dataset
-from fedknow_ray.scenario.scenario import Scenario, build_scenario
+from fedknow_ray.scenario.scenario import build_scenario
 from fedknow_ray.seeding import derive_seed
 from fedknow_ray.simulation.link import Link
 from fedknow_ray.transport.payload import Buffer, encoded_bytes
@@ -69,7 +69,15 @@ def put_together(config: RunConfig, dataset: Dataset) -> Parts:
         DeviceError: if a device lacks a number that the run needs.
     """
     scenario = build_scenario(config.scenario, dataset, config.seed)
-    assembly = assemble(config, dataset, scenario)
+    assembly = Assembly(
+        config=config,
+        model=MODELS.get(config.model.name),
+        method=METHODS.get(config.method.name),
+        scenario=scenario,
+        height=dataset.info.height,
+        width=dataset.info.width,
+        channels=dataset.info.channels,
+    )
     features_S, head_CF = initial_model(
         assembly.model,
         height=assembly.height,
@@ -81,23 +89,10 @@ def put_together(config: RunConfig, dataset: Dataset) -> Parts:
     return make_parts(assembly, dataset, features_S, head_CF)
 
 
-def assemble(config: RunConfig, dataset: Dataset, scenario: Scenario) -> Assembly:
-    """Return what workers need to know of a run on any scenario, one of the config's or one's own."""
-    return Assembly(
-        config=config,
-        model=MODELS.get(config.model.name),
-        method=METHODS.get(config.method.name),
-        scenario=scenario,
-        height=dataset.info.height,
-        width=dataset.info.width,
-        channels=dataset.info.channels,
-    )
-
-
 def make_parts(
     assembly: Assembly, dataset: Dataset, features_S: NDArray[np.float32], head_CF: NDArray[np.float32]
 ) -> Parts:
-    """Return the parts of a run that starts from the given features (S,) and head (C, F + 1).
+    """Return the parts of a run of any assembly, from the given features (S,) and head (C, F + 1).
 
     Raises:
         DeviceError: if a device lacks a number that the run needs.
