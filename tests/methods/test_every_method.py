@@ -29,6 +29,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fedknow/no retraining": ("fedknow", {"retrain_epochs": 0}),
     "fedknow/hard": ("fedknow", {"labels": "hard", "margin": 0.5}),
     "fedknow/layer disjoint": ("fedknow", {"threshold": "layer", "masks": "disjoint"}),
+    "fedknow/authors_code": ("fedknow", {"variant": "authors_code"}),
+    "fedknow/authors_code k=2": ("fedknow", {"variant": "authors_code", "signature_tasks": 2, "retrain_epochs": 0}),
 }
 every_method = pytest.mark.parametrize("variant", VARIANTS)
 

@@ -1,34 +1,80 @@
-"""The hyper-parameters of FedKNOW and the values that they may take."""
+"""The hyper-parameters of FedKNOW and the values that they may take.
+
+`variant` gives some keys other defaults, and fixes those in which the variant knows one way only. A resolved config
+names the values that are in force.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from fedknow_ray.errors import did_you_mean
 from fedknow_ray.methods.method import Hyperparameters
+
+#: Defaults of a variant, where they are not those of the fields.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "authors_code": {"margin": 0.5, "retrain_epochs": 4, "violation_test": "oldest_task"}
+}
+#: Keys that have one value in a variant.
+_FIXED: dict[str, dict[str, Any]] = {
+    "paper": {"violation_test": "current"},
+    "authors_code": {
+        "selection": "oldest",
+        "second_use": "off",
+        "labels": "soft",
+        "threshold": "network",
+        "masks": "disjoint",
+    },
+}
+
+
+def _known_variant(name: Any) -> Any:
+    if not isinstance(name, str) or name not in _FIXED:
+        raise ValueError(f"unknown variant {name!r}{did_you_mean(str(name), _FIXED)}")
+    return name
 
 
 class FedKnowSettings(Hyperparameters):
     """FedKNOW's hyper-parameters; defaults are those of the paper's CIFAR-100 runs, and docs/decisions/0003 else."""
 
+    variant: Annotated[Literal["paper", "authors_code"], BeforeValidator(_known_variant)] = "paper"
+    """Which FedKNOW: the paper's, or what its authors' published code does."""
     retained_fraction: float = Field(0.1, gt=0, le=1)
-    """rho: share of the weights in tensors of two or more dimensions that is kept of each task."""
+    """rho: share of the weights in tensors of two or more dimensions that is kept of each task; `authors_code`: of
+    those that earlier tasks left."""
     signature_tasks: int = Field(10, ge=1)
-    """k: past tasks whose gradients constrain a step."""
+    """k: past gradients that constrain a step; in `authors_code` that of the dense old model is one of them."""
     second_use: Literal["on_receive", "after_aggregation", "off"] = "on_receive"
     """When the gradient of the client's own model before aggregation constrains one epoch from the aggregate."""
     selection: Literal["wasserstein", "wasserstein_sorted", "cosine", "oldest", "random"] = "wasserstein"
     """How signature tasks are chosen where there are more past tasks than k."""
     margin: float = Field(0.0, ge=0)
-    """Least multiplier of each past gradient once one is violated; the authors' code has 0.5."""
+    """Least multiplier of each past gradient once one is violated; 0.5 in `authors_code`."""
+    violation_test: Literal["current", "oldest_task"] = "current"
+    """Whose gradient is tested against the past ones to see whether a step must change: the present one, or (in
+    `authors_code` only, and its default) that of the oldest task's knowledge."""
     labels: Literal["soft", "hard"] = "soft"
     """What the pruned past models say of the current images: probabilities, or the class alone."""
     temperature: float = Field(2.0, gt=0)
     """Softening of soft labels."""
     retrain_epochs: int = Field(2, ge=0)
-    """Epochs in which the kept weights are trained after pruning."""
+    """Epochs in which the kept weights are trained after pruning; 4 in `authors_code`."""
     threshold: Literal["network", "layer"] = "network"
     """Whether the largest weights are sought over the whole network or in each layer by itself."""
     masks: Literal["overlapping", "disjoint"] = "overlapping"
     """Whether a weight may belong to the knowledge of more than one task."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_by_variant(cls, keys: Any) -> Any:
+        """Give the keys that are left out the variant's values; refuse others where it has one value only."""
+        variant = keys.get("variant", "paper") if isinstance(keys, dict) else None
+        if not isinstance(variant, str) or variant not in _FIXED:
+            return keys
+        fixed = _FIXED[variant]
+        for key, value in fixed.items():
+            if keys.get(key, value) != value:
+                raise ValueError(f"{key} is {value!r} with variant {variant!r}, got {keys[key]!r}; leave it out")
+        return {**_DEFAULTS.get(variant, {}), **fixed, **keys}
