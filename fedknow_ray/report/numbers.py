@@ -65,6 +65,8 @@ class IntegrationUse:
     violated_after_steps: int | None
     mean_own_cosine: float | None
     """Mean cosine between the gradient and that at the client's own model, over the visits with a second use."""
+    mean_knowledge_loss: float | None
+    """Mean loss of the knowledge that was kept of the task; ln(classes) is what a guess has."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def integration_by_task(run: Run) -> list[IntegrationUse]:
             changed_steps=row["violated_steps_sum"],
             violated_after_steps=_total(figures, row["task_index"], "violated_after_steps"),
             mean_own_cosine=_mean_of(figures, row["task_index"], "own_gradient_cosine"),
+            mean_knowledge_loss=_mean_of(figures, row["task_index"], "knowledge_loss"),
         )
         for row in sums.sort_by("task_index").to_pylist()
     ]

@@ -60,7 +60,13 @@ def device_table(uses: Sequence[DeviceUse]) -> str:
 
 def integration_table(rows: Sequence[IntegrationUse]) -> str:
     """Return the counts of integrated steps, one row a task."""
-    head = ["steps checked", "changed", "still against after the step", "mean cosine with own gradient"]
+    head = [
+        "steps checked",
+        "changed",
+        "still against after the step",
+        "mean cosine with own gradient",
+        "loss of the kept knowledge",
+    ]
     body = [
         [
             f"task {row.task_index + 1}",
@@ -68,6 +74,7 @@ def integration_table(rows: Sequence[IntegrationUse]) -> str:
             f"{row.changed_steps / row.checked_steps:.1%}",
             "-" if row.violated_after_steps is None else f"{row.violated_after_steps / row.checked_steps:.1%}",
             "-" if row.mean_own_cosine is None else f"{row.mean_own_cosine:.3f}",
+            "-" if row.mean_knowledge_loss is None else f"{row.mean_knowledge_loss:.3f}",
         ]
         for row in rows
     ]

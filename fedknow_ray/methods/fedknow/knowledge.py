@@ -88,8 +88,11 @@ def knowledge_bytes(costs: StepCosts, classes: int, settings: FedKnowSettings) -
 
 def extract(
     learner: Learner, memory: FedKnowMemory, data: TaskData, facts: VisitFacts, settings: FedKnowSettings
-) -> Knowledge:
-    """Return the knowledge of the task just learnt; uses up the model in the learner's network."""
+) -> tuple[Knowledge, float | None]:
+    """Return the knowledge of the task just learnt, and its mean loss in the last epoch of retraining (None without).
+
+    Uses up the model in the learner's network.
+    """
     network, costs = learner.network, learner.costs
     mask_P = keep_mask(
         network.theta[: network.P],
@@ -100,11 +103,12 @@ def extract(
     )
     network.theta[: network.P] *= mask_P
     learner.log.add(costs.passes("prune", PRUNE_PASSES))
-    if settings.retrain_epochs:
-        learner.train(data, settings.retrain_epochs, _MaskedRule(mask_P))
+    loss = None
+    for _ in range(settings.retrain_epochs):
+        loss = learner.train(data, 1, _MaskedRule(mask_P))
     rows = (data.rows.start, data.rows.stop)
     learner.log.add(WorkItem("store", 1, 0, 2 * knowledge_bytes(costs, facts.classes, settings)))
-    return pack(facts.task_index, rows, network.theta[: network.P], mask_P, network.head, network.buffers)
+    return pack(facts.task_index, rows, network.theta[: network.P], mask_P, network.head, network.buffers), loss
 
 
 @dataclass(frozen=True, slots=True)

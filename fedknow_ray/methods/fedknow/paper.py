@@ -89,8 +89,9 @@ class PaperFedKnow(Method):
     def finish_task(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
         """Extract the knowledge of the task from the client's own model."""
         memory = _memory(state)
-        knowledge = extract(learner, memory, data, facts, self.settings)
-        return Outcome(FedKnowMemory((*memory.knowledge, knowledge)), None)
+        knowledge, loss = extract(learner, memory, data, facts, self.settings)
+        notes = {} if loss is None else {"knowledge_loss": loss}
+        return Outcome(FedKnowMemory((*memory.knowledge, knowledge)), None, notes=notes)
 
     def plan_finish(self, facts: VisitFacts) -> Plan:
         """Return the work of the extraction."""

@@ -32,7 +32,7 @@ def facts(task_index: int = 0) -> VisitFacts:
 
 
 def extracted(learner: Learner, memory: FedKnowMemory | None = None, task_index: int = 0, **settings: Any) -> Knowledge:
-    return extract(learner, memory or FedKnowMemory(), task_data(), facts(task_index), FedKnowSettings(**settings))
+    return extract(learner, memory or FedKnowMemory(), task_data(), facts(task_index), FedKnowSettings(**settings))[0]
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5, 1.0])
@@ -165,3 +165,14 @@ def test_stored_bytes_are_about_those_that_are_priced():
     priced = knowledge_bytes(learner.costs, CLASSES, settings)
     assert priced == 4 * round(0.1 * 275) + 275 // 8 + 4 * 12
     assert abs(extracted(learner).stored_bytes - priced) <= 4 * BIASES + 3 * 8 + 1
+
+
+def test_the_loss_of_the_last_retraining_epoch_says_how_good_the_knowledge_is():
+    """Without retraining there is none; more epochs make it smaller."""
+    losses = []
+    for epochs in (0, 1, 8):
+        learner = make_learner(DRY)
+        settings = FedKnowSettings(retrain_epochs=epochs)
+        losses.append(extract(learner, FedKnowMemory(), task_data(), facts(0), settings)[1])
+    assert losses[0] is None
+    assert losses[2] < losses[1]
