@@ -36,7 +36,7 @@ from fedknow_ray.methods.fedknow.knowledge import FedKnowMemory, label_images
 from fedknow_ray.methods.fedknow.restorer import distillation_loss, soft_labels
 from fedknow_ray.methods.fedknow.rules import RestoreRule, Tally
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
-from fedknow_ray.methods.learner import Batch, Learner, Normalisation, head_pass
+from fedknow_ray.methods.learner import Batch, Learner, Normalisation, cross_entropy_rule, head_pass
 from fedknow_ray.methods.method import TaskData, VisitFacts
 from fedknow_ray.models.catalogue import MODELS
 from fedknow_ray.models.footprint import measure_footprint
@@ -51,30 +51,35 @@ CNN6 = MODELS.get("cnn6")
 
 
 class Bench:
-    """One learner, its images, and the knowledge of k past tasks from networks that nobody trained.
+    """A learner that has been through k tasks, an epoch each, and stands before the next.
 
-    Random weights do: no routine here takes a shortcut for a value, and at random about half of the past gradients
-    object to the current one, so that the quadratic program is solved and the gradient combined.
+    Images are patterns of their class in noise. As on real data (86 to 93 % of steps on the digits, with 2 past tasks
+    and more), most steps go against a past task, so that the quadratic programme is solved and the gradient combined.
     """
 
     def __init__(self, k: int) -> None:
-        rng = np.random.default_rng(k)
-        self.k = k
+        self.k, self._rng = k, np.random.default_rng(k)
         network = FlatNetwork(CNN6, **SIZE, rows=CLASSES)
-        network.head.normal_(std=0.03, generator=torch.Generator().manual_seed(k))
         costs = StepCosts(measure_footprint(CNN6, **SIZE), TRAINING)
         self.learner = Learner(network, TRAINING, costs, Normalisation.of((0.5,) * 3, (0.25,) * 3))
-        images = rng.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
-        self.data = TaskData(images, rng.integers(0, CLASSES, IMAGES), range(k * CLASSES, (k + 1) * CLASSES))
-        self.knowledge = tuple(self._past_task(task) for task in range(k))
+        self.knowledge = tuple(self._learn(task) for task in range(k))
+        self.data = self._new_task(k)
         self.facts = VisitFacts(0, k, 0, IMAGES, CLASSES, trained_this_task=False)
 
-    def _past_task(self, task: int) -> Knowledge:
-        past = FlatNetwork(CNN6, **SIZE, rows=CLASSES)
-        past.head.normal_(std=0.03, generator=torch.Generator().manual_seed(100 + task))
-        w_P = past.theta[: past.P]
-        mask_P = keep_mask(w_P, past.layout, SETTINGS.retained_fraction)
-        return pack(task, (task * CLASSES, (task + 1) * CLASSES), w_P, mask_P, past.head)
+    def _new_task(self, task: int) -> TaskData:
+        labels_N = self._rng.integers(0, CLASSES, IMAGES)
+        patterns = self._rng.integers(64, 192, (CLASSES, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
+        images_NHWC = patterns[labels_N] + self._rng.integers(-64, 64, (IMAGES, 32, 32, 3))
+        self.learner.network.head.normal_(std=0.03, generator=torch.Generator().manual_seed(task))
+        return TaskData(images_NHWC.astype(np.uint8), labels_N, range(task * CLASSES, (task + 1) * CLASSES))
+
+    def _learn(self, task: int) -> Knowledge:
+        data, network = self._new_task(task), self.learner.network
+        self.learner.begin(self._rng)
+        self.learner.train(data, 1, cross_entropy_rule)
+        w_P = network.theta[: network.P]
+        mask_P = keep_mask(w_P, network.layout, SETTINGS.retained_fraction)
+        return pack(task, (data.rows.start, data.rows.stop), w_P, mask_P, network.head)
 
     def batches(self, steps: int) -> list[Batch]:
         """Return the first batches of a visit, in order."""
