@@ -1,6 +1,6 @@
 """Our simulator on the fixed work of the peers' folder, through the same pieces as a run: actors, payloads, tables.
 
-    python benchmarks/peers/run.py w1-20                     Ray, two packed client actors and a server actor
+    python benchmarks/peers/run.py w1-20                     Ray: packed client actors and a server actor
     python benchmarks/peers/run.py w1-20 --backend local     one process
 
 The work (model, data, order of batches, cohorts) comes from `workload` in the folder that FEDKNOW_PEERS names
@@ -53,7 +53,9 @@ from fedknow_ray.scenario.images import Dataset, DatasetInfo, ImageSet, build_da
 from fedknow_ray.scenario.scenario import Scenario  # noqa: E402
 from fedknow_ray.transport.payload import Buffer, decode  # noqa: E402
 
-ACTORS = 2
+# Two actors where all clients visit. Where 8 of 20 do, halves of the clients would get 5 visits and 3, and one
+# processor would wait; of quarters each processor gets 4.
+ACTORS, ACTORS_FOR_COHORTS = 2, 4
 SIZE = {"height": 32, "width": 32, "channels": 3}
 
 
@@ -67,6 +69,7 @@ NETWORK = ModelSpec("peers-cnn", "small_cnn", minimum_size=32, maximum_size=32, 
 
 def make_config(work: workload.Workload) -> RunConfig:
     """Return the workload as a config: one task of all classes, batches in order, the whole model on the link."""
+    actors = ACTORS if work.visits == work.clients else ACTORS_FOR_COHORTS
     make_optimizer = AdamOptimizer if work.optimizer == "adam" else SgdOptimizer
     return RunConfig(
         scenario=ScenarioConfig(
@@ -84,7 +87,7 @@ def make_config(work: workload.Workload) -> RunConfig:
         ),
         fleet=(FleetEntry(device="jetson-nano", count=work.clients),),
         policy=SynchronousPolicy(cohorts=tuple(tuple(workload.cohort(work, r)) for r in range(work.rounds))),
-        placement=PlacementConfig(clients_per_actor=-(-work.clients // ACTORS)),
+        placement=PlacementConfig(clients_per_actor=-(-work.clients // actors)),
     )
 
 

@@ -1,17 +1,18 @@
 """Hands jobs to actors so that at most one trains on each processor.
 
 Jobs wait here and not in the actors' queues, because Ray's processors are logical: 20 actors with a job each would all
-run at once on two cores. Jobs start in the order in which they came, where their actor and its node are free. Only an
-actor that nobody is waiting to take turns with gets one job behind its running one, so that it need not stand still
-while this process reacts.
+run at once on two cores. A free processor goes to the idle actor with the most jobs left, else the longest queue would
+be the last to be worked off, by one processor (8 of 20 clients in 4 actors on 2 cores: 4.6 visits' time a round in the
+order of clients, 4.0 like this). An actor that needs to share with nobody gets one job behind its running one, so that
+it need not stand still while this process reacts.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 Ref = TypeVar("Ref")
 
@@ -29,21 +30,22 @@ class Dispatcher(Generic[Ref]):
     """Keeps jobs in flight.
 
     *node_of* the node of each actor, *slots* how many actors of a node may be at work at once. An actor does the jobs
-    that it has in their order. *wait(refs)* blocks until at least
-    one of some references is ready and returns those that are.
+    that it has in their order. *wait(refs)* blocks until at least one of some references is ready and returns those
+    that are.
     """
 
     def __init__(
         self, node_of: Mapping[int, str], slots: Mapping[str, int], wait: Callable[[list[Ref]], list[Ref]]
     ) -> None:
         self._node_of, self._slots, self._wait = node_of, slots, wait
-        self._waiting: list[Job[Ref]] = []
+        self._waiting: dict[int, deque[Job[Ref]]] = {}
         self._flying: dict[Ref, Job[Ref]] = {}
         self._done: dict[Hashable, Ref] = {}
 
-    def add(self, job: Job[Ref]) -> None:
-        """Take a job and start what can be started."""
-        self._waiting.append(job)
+    def add(self, *jobs: Job[Ref]) -> None:
+        """Take jobs and start what can be started."""
+        for job in jobs:
+            self._waiting.setdefault(job.actor, deque()).append(job)
         self._start_ready()
 
     def result(self, key: Hashable) -> Ref:
@@ -63,27 +65,21 @@ class Dispatcher(Generic[Ref]):
     def _start_ready(self) -> None:
         jobs = Counter(job.actor for job in self._flying.values())
         working = Counter(self._node_of[actor] for actor in jobs)
-        left: list[Job[Any]] = []
         contested: set[str] = set()
-        for job in self._waiting:
-            node = self._node_of[job.actor]
-            if jobs[job.actor] == 0 and working[node] < self._slots[node]:
-                jobs[job.actor] += 1
-                working[node] += 1
-                self._start(job)
-                continue
-            left.append(job)
-            if jobs[job.actor] == 0:
+        # sorting is stable: of queues of one length, the one that came first
+        for actor in sorted(self._waiting, key=lambda actor: -len(self._waiting[actor])):
+            node = self._node_of[actor]
+            if jobs[actor] == 0 and working[node] < self._slots[node]:
+                jobs[actor], working[node] = 1, working[node] + 1
+                self._start_next(actor)
+            elif jobs[actor] == 0:
                 contested.add(node)
-        self._waiting = [job for job in left if not self._queued_behind(job, jobs, contested)]
+        for actor in list(self._waiting):
+            if jobs[actor] == 1 and self._node_of[actor] not in contested:
+                self._start_next(actor)
 
-    def _queued_behind(self, job: Job[Any], jobs: Counter[int], contested: set[str]) -> bool:
-        """Give the job to its actor as the next one, if there is none yet and no idle actor waits for the processor."""
-        if jobs[job.actor] != 1 or self._node_of[job.actor] in contested:
-            return False
-        jobs[job.actor] += 1
-        self._start(job)
-        return True
-
-    def _start(self, job: Job[Any]) -> None:
+    def _start_next(self, actor: int) -> None:
+        job = self._waiting[actor].popleft()
+        if not self._waiting[actor]:
+            del self._waiting[actor]
         self._flying[job.start()] = job

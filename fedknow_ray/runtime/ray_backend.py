@@ -91,10 +91,12 @@ class RayExecutor:
         """Queue visits; with weights, also the sums of the aggregation tree, block by block as their visits start."""
         if weights is not None:
             self._begin_round(orders, weights)
-        for order in orders:
-            self._dispatcher.add(
+        self._dispatcher.add(
+            *(
                 Job((order.kind, order.client_id), self._actor_of[order.client_id], self._starter(order))
+                for order in orders
             )
+        )
 
     def report(self, order: VisitOrder) -> VisitReport:
         """Wait for one visit."""

@@ -81,6 +81,14 @@ def test_a_busy_actor_gets_no_job_ahead_of_an_idle_one_that_waits_for_the_proces
     assert world.started == ["a", "b"]
 
 
+def test_the_longest_queue_comes_first():
+    world = one_node(3, slots=1)
+    world.dispatcher.add(*(world.job(key, int(key[0])) for key in ("0a", "1a", "1b", "1c", "2a", "2b")))
+    for key in ("1a", "1b", "2a", "0a", "1c", "2b"):
+        world.dispatcher.result(key)
+    assert world.started == ["1a", "1b", "2a", "0a", "1c", "2b"]
+
+
 def test_each_node_has_its_own_slots():
     world = World({0: "x", 1: "x", 2: "y"}, {"x": 1, "y": 1})
     for actor in range(3):
