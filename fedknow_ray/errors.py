@@ -7,6 +7,7 @@
         UnknownNameError          2   a device, method, model or data set that does not exist
         DataError                 2   data that is missing, broken or too small
         RunDirectoryError         2   a run directory that cannot be made, or is not one
+        DivergenceError           2   training whose loss is no finite number any more
       PlacementError              3   the cluster cannot host the fleet
 
 A message says what, the value, the limit and what to do about it; the command line prints it without a traceback.
@@ -41,6 +42,13 @@ class DataError(UserError):
 
 class RunDirectoryError(UserError):
     """A run directory that cannot be created, or a folder that is not a finished run."""
+
+
+class DivergenceError(UserError, ValueError):
+    """Training whose loss or gradient is no finite number any more: the config asks for too large steps."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}: training has diverged; lower training.optimizer.lr"
 
 
 class UnknownNameError(UserError):

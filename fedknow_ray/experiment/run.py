@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 from fedknow_ray.config.loading import dump_yaml, load_config, resolve_run_name
 from fedknow_ray.config.model import RunConfig
-from fedknow_ray.errors import UserError
+from fedknow_ray.errors import FedKnowError, UserError
 from fedknow_ray.experiment.assembly import Parts, open_data, put_together
 from fedknow_ray.experiment.catalogue import CATALOGUE
 from fedknow_ray.experiment.manifest import make_manifest
@@ -125,6 +125,10 @@ def _run_course(
         digest = executor.global_parameters_sha256()
     except KeyboardInterrupt:
         store.append(EventRow(scheduler.now_s, "interrupted", None, "stopped by the user; no summary was written"))
+        store.flush()
+        raise
+    except FedKnowError as error:
+        store.append(EventRow(scheduler.now_s, "failed", None, str(error)))
         store.flush()
         raise
     summary = summarise(

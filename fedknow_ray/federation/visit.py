@@ -18,6 +18,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from fedknow_ray.errors import DivergenceError
 from fedknow_ray.methods.learner import Learner
 from fedknow_ray.methods.method import ClientState, Method, Outcome, Plan, TaskData, VisitFacts
 from fedknow_ray.seeding import derive_seed, stream, torch_stream
@@ -105,6 +106,9 @@ def make_visit(
     """Make one visit; return the client's new state, its update (None where nothing is sent), and the report.
 
     *data* has the training images of the client for the task; its `past_heads` are filled in here.
+
+    Raises:
+        DivergenceError: if training diverged; says where.
     """
     facts = order.facts
     where = {"client": facts.client_id, "task": facts.task_index, "round_index": facts.round_index}
@@ -112,8 +116,12 @@ def make_visit(
     features_S, head_CF = _start(order, method, state, broadcast)
     learner.network.load(features_S, head_CF[data.rows.start : data.rows.stop])
     data = replace(data, past_heads=tuple(head_CF[rows.start : rows.stop] for rows in data.past_rows))
-    with torch_stream(derive_seed(order.seed, f"{order.kind}/torch", **where)):
-        outcome, trained = _learn(order, method, learner, state, data)
+    try:
+        with torch_stream(derive_seed(order.seed, f"{order.kind}/torch", **where)):
+            outcome, trained = _learn(order, method, learner, state, data)
+    except DivergenceError as error:
+        place = f"client {facts.client_id}, task_index {facts.task_index}, round_index {facts.round_index}"
+        raise DivergenceError(f"{place}: {error.args[0]}") from error
     if trained:
         head_CF = head_CF.copy()
         head_CF[data.rows.start : data.rows.stop] = trained.head_RF

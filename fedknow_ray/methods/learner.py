@@ -6,6 +6,7 @@ workspace: clients of one process take turns in it, and nothing of a client stay
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedknow_ray.errors import DivergenceError
 from fedknow_ray.methods.costs import StepCosts, WorkLog
 from fedknow_ray.methods.method import TaskData
 from fedknow_ray.models.network import FlatNetwork
@@ -81,7 +83,11 @@ class Learner:
         self._after_step: Callable[[], None] | None = None
 
     def train(self, data: TaskData, epochs: int, rule: GradientRule) -> float:
-        """Train for some epochs with a gradient rule; return the mean loss of an image. Shuffles unless told not to."""
+        """Train for some epochs with a gradient rule; return the mean loss of an image. Shuffles unless told not to.
+
+        Raises:
+            DivergenceError: if the loss is no finite number.
+        """
         self.network.features.train()
         images = self.normalisation(data.images_NHWC)
         labels = torch.from_numpy(data.labels_N)
@@ -92,6 +98,8 @@ class Learner:
                 batch = Batch(indices, images[index].permute(0, 3, 1, 2), labels[index])
                 total += rule(self, batch) * len(indices)
                 self.optimize()
+        if not math.isfinite(total):
+            raise DivergenceError(f"the training loss is {total}")
         return total / (epochs * len(labels))
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from fedknow_ray.errors import WorkerError
+from fedknow_ray.errors import UserError, WorkerError
 from fedknow_ray.federation.aggregation import blocks_of
 from fedknow_ray.federation.scoring import Score
 from fedknow_ray.federation.visit import VisitOrder, VisitReport
@@ -184,6 +184,8 @@ class RayExecutor:
         try:
             return ray.get(refs, timeout=timeout_s)
         except RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from error
             raise WorkerError(f"{what} failed in its actor:\n{error}") from error
         except GetTimeoutError as error:
             raise WorkerError(f"{what} gave no answer within {timeout_s:.0f} s") from error

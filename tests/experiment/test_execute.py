@@ -11,7 +11,7 @@ import pytest
 import yaml
 from small import Recorder, run_small, tables, write_config
 
-from fedknow_ray.errors import ConfigError, DataError, RunDirectoryError, UserError
+from fedknow_ray.errors import ConfigError, DataError, DivergenceError, RunDirectoryError, UserError
 from fedknow_ray.experiment.run import execute, read_config
 from fedknow_ray.results.run import Run, load
 from fedknow_ray.results.schema import TABLES
@@ -270,3 +270,15 @@ def test_torchs_threads_are_put_back(tmp_path: Path):
     before = torch.get_num_threads()
     run_small(tmp_path, {"scenario.tasks": 1})
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedknow"])
+def test_diverged_training_ends_the_run_and_says_where(tmp_path: Path, method: str):
+    overrides = {"method.name": method, "training.optimizer": {"name": "sgd", "lr": 1.0e30}, "training.local_epochs": 3}
+    with pytest.raises(
+        DivergenceError, match=r"client \d, task_index 0, round_index 0: .* lower training.optimizer.lr"
+    ):
+        run_small(tmp_path, overrides)
+    left = load(tmp_path / "run")
+    assert left.summary is None
+    assert left.events["kind"].to_pylist()[-1] == "failed"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny import without_host, write_config
 
-from fedknow_ray.errors import PlacementError, UserError
+from fedknow_ray.errors import DivergenceError, PlacementError, UserError
 from fedknow_ray.experiment.run import execute
 from fedknow_ray.results.run import Run, load
 
@@ -83,14 +83,22 @@ def test_the_environment_is_as_before(runs: dict[str, Run]) -> None:
 
 
 def test_a_fleet_that_cannot_be_placed_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    """10 TiB an actor fits nowhere; the message is a table, and no run directory stays."""
+    """10 TiB an actor fits nowhere: status 3, a table instead of a traceback, and no run directory stays."""
     out = tmp_path / "run"
-    with pytest.raises(PlacementError) as refused:
-        execute(write_config(tmp_path), {"placement.memory_per_actor": "10 TiB"}, out=out)
-    lines = str(refused.value).splitlines()
+    options = ["--set", "placement.memory_per_actor=10 TiB", "--out", str(out), "--quiet"]
+    command = [sys.executable, "-m", "fedknow_ray", "run", str(write_config(tmp_path)), *options]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == PlacementError.exit_status == 3
+    lines = refused.stderr.splitlines()
     assert "4 of 4 client actors find no node" in lines[0]
     assert [line.split()[0] for line in lines[2:4]] == ["jetson-nano", "raspberry-pi-4-4gb"]
     assert not out.exists()
+
+
+def test_diverged_training_in_an_actor_is_the_users_fault_as_it_is_in_this_process(tmp_path: Path) -> None:
+    overrides = {"training.optimizer": {"name": "sgd", "lr": 1.0e30}, "placement.clients_per_actor": 2}
+    with pytest.raises(DivergenceError, match=r"client \d, task_index 0, round_index 0"):
+        execute(write_config(tmp_path), overrides, out=tmp_path / "run")
 
 
 def test_an_address_where_nobody_answers_is_the_users_fault(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedknow_ray.errors import DivergenceError
 from fedknow_ray.methods.costs import StepCosts
 from fedknow_ray.methods.fedknow.integrator import combine, gram, solve_dual
 from fedknow_ray.methods.fedknow.restorer import distillation_logit_gradient, soft_labels
@@ -124,11 +125,11 @@ def project(G_RP: Tensor, grad: Tensor, settings: FedKnowSettings, counts: StepC
     Rows of G: g, the old model's gradient, those of the pack teachers, oldest first.
 
     Raises:
-        ValueError: if a gradient holds a NaN or an infinity.
+        DivergenceError: if a gradient holds a NaN or an infinity.
     """
     gram_RR = gram(G_RP)
     if not np.isfinite(gram_RR).all():
-        raise ValueError("a gradient holds a NaN or an infinity: training has diverged; try a lower learning rate")
+        raise DivergenceError("a gradient holds a NaN or an infinity")
     # with k = 1 there is no pack teacher, and the shipped test finds g in the column that it looks at
     tested = 2 if settings.violation_test == "oldest_task" and len(G_RP) > 2 else 0
     violated, found = ((gram_RR[row, 1:] < 0).any() for row in (0, tested))

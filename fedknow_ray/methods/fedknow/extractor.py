@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedknow_ray.errors import DivergenceError
 from fedknow_ray.models.layout import TensorSlice
 
 
@@ -61,7 +62,8 @@ def keep_mask(
     for, all free ones are kept.
 
     Raises:
-        ValueError: if the fraction is outside (0, 1] or w holds a NaN.
+        ValueError: if the fraction is outside (0, 1].
+        DivergenceError: if w holds a NaN.
     """
     if not 0 < retained_fraction <= 1:
         raise ValueError(f"retained_fraction must be above 0 and at most 1, got {retained_fraction}")
@@ -204,4 +206,4 @@ def _refuse_nan(w_P: Tensor, layout: Sequence[TensorSlice]) -> None:
     if not bool(w_P.isnan().any()):
         return
     names = [tensor.name for tensor in layout if bool(w_P[tensor.start : tensor.stop].isnan().any())]
-    raise ValueError(f"no knowledge can be taken from weights that hold a NaN (in {', '.join(names) or 'no tensor'})")
+    raise DivergenceError(f"the weights hold a NaN (in {', '.join(names) or 'no tensor'})")

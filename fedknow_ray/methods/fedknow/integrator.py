@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import Tensor
 
+from fedknow_ray.errors import DivergenceError
+
 VIOLATION_COSINE = 1e-6
 """An angle counts as obtuse below minus this cosine: float32 rounding of g' alone moves it by about 1e-7."""
 
@@ -69,11 +71,11 @@ def integrate(G_RP: Tensor, margin: float = 0.0, out: Tensor | None = None) -> I
     With a margin, every multiplier is at least that as soon as one past gradient is violated (authors' code: 0.5).
 
     Raises:
-        ValueError: if a gradient holds a NaN or an infinity.
+        DivergenceError: if a gradient holds a NaN or an infinity.
     """
     gram_RR = _gram_for_dual(G_RP)
     if not np.isfinite(gram_RR).all():
-        raise ValueError("a gradient holds a NaN or an infinity: training has diverged; try a lower learning rate")
+        raise DivergenceError("a gradient holds a NaN or an infinity")
     norm_R = np.sqrt(gram_RR.diagonal())
     violations = _count_obtuse(gram_RR[0, 1:], norm_R[0], norm_R[1:])
     if violations == 0:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedknow_ray.errors import UnknownNameError
+from fedknow_ray.errors import DivergenceError, UnknownNameError
 
 # float64 blocks of 256 KiB: the few that are alive at once stay in a second-level cache
 _BLOCK = 32_768
@@ -37,7 +37,8 @@ def choose(name: str, g_P: Tensor, G_tP: Tensor, k: int, rng: np.random.Generato
 
     Raises:
         UnknownNameError: if there is no rule of that name.
-        ValueError: if k is negative, or a distance is not finite because a gradient is not.
+        ValueError: if k is negative.
+        DivergenceError: if a distance is not finite because a gradient is not.
     """
     t = G_tP.shape[0]
     if not measures_gradients(name, t, k):
@@ -75,10 +76,10 @@ def farthest(distances: Sequence[float], k: int) -> tuple[int, ...]:
     """Return the indices of the k largest distances, ascending; ties go to the lower index.
 
     Raises:
-        ValueError: if a distance is not finite.
+        DivergenceError: if a distance is not finite.
     """
     if not all(math.isfinite(value) for value in distances):
-        raise ValueError("a gradient holds a NaN or an infinity: training has diverged; try a lower learning rate")
+        raise DivergenceError("a gradient holds a NaN or an infinity")
     order = sorted(range(len(distances)), key=lambda index: (-distances[index], index))
     return tuple(sorted(order[:k]))
 
