@@ -65,6 +65,13 @@ class Bench:
         self.knowledge = tuple(self._learn(task) for task in range(k))
         self.data = self._new_task(k)
         self.facts = VisitFacts(0, k, 0, IMAGES, CLASSES, trained_this_task=False)
+        self._start = network.theta.clone()
+
+    def begin(self) -> None:
+        """Start the visit again, with the weights from before it."""
+        self.learner.network.theta.copy_(self._start)
+        self.learner.begin(np.random.default_rng(1))
+        self.learner.network.features.train()
 
     def _new_task(self, task: int) -> TaskData:
         labels_N = self._rng.integers(0, CLASSES, IMAGES)
@@ -105,8 +112,7 @@ class Ours:
         b = self.bench
         memory = label_images(b.learner, FedKnowMemory(b.knowledge), b.data, b.facts, SETTINGS)
         heads = [one.head for one in b.knowledge]
-        b.learner.begin(np.random.default_rng(1))
-        b.learner.network.features.train()
+        b.begin()
         rule = RestoreRule(memory.labels_NC, heads, SETTINGS, b.learner.order, self.tally)
 
         def step(batch: Batch) -> None:
@@ -119,8 +125,7 @@ class Ours:
 def prepare_lower(bench: Bench) -> Callable[[Batch], None]:
     """Return (a): the passes that k + 1 gradients need, and the optimizer, on the same network."""
     learner, network = bench.learner, bench.learner.network
-    learner.begin(np.random.default_rng(1))
-    network.features.train()
+    bench.begin()
 
     def step(batch: Batch) -> None:
         z_NF = network.features(batch.x_NCHW)

@@ -54,8 +54,8 @@ from fedknow_ray.scenario.scenario import Scenario  # noqa: E402
 from fedknow_ray.transport.payload import Buffer, decode  # noqa: E402
 
 # Two actors where all clients visit. Where 8 of 20 do, halves of the clients would get 5 visits and 3, and one
-# processor would wait; of quarters each processor gets 4.
-ACTORS, ACTORS_FOR_COHORTS = 2, 4
+# processor would wait; with thirds each processor gets 4.
+ACTORS, ACTORS_FOR_COHORTS = 2, 3
 SIZE = {"height": 32, "width": 32, "channels": 3}
 
 
