@@ -16,6 +16,8 @@ import pytest
 import fedknow_ray
 from fedknow_ray.__main__ import main
 
+pytestmark = pytest.mark.program
+
 TINY = """\
 seed: 3
 scenario:

@@ -13,6 +13,8 @@ import pytest
 
 import fedknow_ray
 
+pytestmark = pytest.mark.program
+
 CONFIG = """\
 scenario:
   {dataset: digits, tasks: 5, classes_per_task: 2, clients: 2, samples_per_client: 60,
