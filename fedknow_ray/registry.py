@@ -1,4 +1,4 @@
-"""Names for the things a config may choose: methods, models, data sets, partitions, policies.
+"""Names for the things a config may choose: methods, models, data sets, partitions.
 
 An entry is an object or the place of one ("package.module:attribute"), which is imported when it is first used: listing
 names imports neither torch nor ray. Third parties add entries through the entry-point group of the registry.

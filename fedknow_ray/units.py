@@ -138,15 +138,6 @@ def format_bytes(size_bytes: float) -> str:
     return f"{scaled:.0f} B" if unit == "B" else f"{_three_digits(scaled)} {unit}"
 
 
-def format_rate(bytes_per_s: float) -> str:
-    """Return a rate in decimal units.
-
-    >>> format_rate(1e6)
-    '1.00 MB/s'
-    """
-    return f"{format_bytes(bytes_per_s)}/s"
-
-
 def format_duration(duration_s: float) -> str:
     """Return a time with its two largest units, as the virtual clock shows it.
 

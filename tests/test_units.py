@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedknow_ray.units import format_bytes, format_duration, format_rate, parse_bytes, parse_quantity
+from fedknow_ray.units import format_bytes, format_duration, parse_bytes, parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,6 @@ def test_whole_multiples_of_a_unit_are_exact(count, unit):
 )
 def test_sizes_are_shown_with_three_digits(size_bytes, text):
     assert format_bytes(size_bytes) == text
-
-
-def test_rates_are_shown_per_second():
-    assert format_rate(1.5e6) == "1.50 MB/s"
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,16 @@ class DatasetEntry(Protocol):
         """Number of classes."""
         ...
 
+    @property
+    def bundled(self) -> bool:
+        """Whether it ships with an installed dependency."""
+        ...
+
+    @property
+    def torchvision_name(self) -> str | None:
+        """Class of torchvision that can fetch it; None where there is none."""
+        ...
+
 
 @dataclass(frozen=True)
 class Catalogue:

@@ -81,6 +81,18 @@ def _dataset(config: CommonConfig, catalogue: Catalogue) -> DatasetEntry | None:
     return catalogue.datasets.get(name) if name in catalogue.datasets else None
 
 
+def _source_has_dataset(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    dataset, name, source = _dataset(config, catalogue), config.scenario.dataset, config.scenario.source
+    if dataset is None:
+        return
+    if source == "bundled" and not dataset.bundled:
+        fetched = ", or torchvision" if dataset.torchvision_name is not None else ""
+        yield ("scenario", "source"), f"{name} is not bundled; use parquet with scenario.data_root{fetched}"
+    if source == "torchvision" and dataset.torchvision_name is None:
+        instead = "auto: it is bundled" if dataset.bundled else "parquet with scenario.data_root"
+        yield ("scenario", "source"), f"torchvision cannot fetch {name}; use {instead}"
+
+
 def _classes_suffice(config: CommonConfig, catalogue: Catalogue) -> Findings:
     dataset, scenario = _dataset(config, catalogue), config.scenario
     wanted = scenario.tasks * scenario.classes_per_task
@@ -104,7 +116,7 @@ def _model_suits_data(config: CommonConfig, catalogue: Catalogue) -> Findings:
 
 def _somebody_visits(config: CommonConfig, catalogue: Catalogue) -> Findings:
     fraction, clients = config.training.client_fraction, config.scenario.clients
-    if config.clients_per_round == 0:
+    if config.policy.cohorts is None and config.clients_per_round == 0:
         yield (
             ("training", "client_fraction"),
             f"{fraction:g} of {clients} clients is none; raise it to {1 / clients:.3g} or more",
@@ -146,9 +158,10 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("fleet", "scenario.clients"), _fleet_adds_up),
     (("model.name",), _model_is_known),
     (("scenario.dataset", "scenario.data_root"), _dataset_is_known),
+    (("scenario.dataset", "scenario.source"), _source_has_dataset),
     (("scenario.dataset", "scenario.tasks", "scenario.classes_per_task"), _classes_suffice),
     (("scenario.dataset", "model.name"), _model_suits_data),
-    (("training.client_fraction", "scenario.clients"), _somebody_visits),
+    (("training.client_fraction", "scenario.clients", "policy"), _somebody_visits),
     (("training.batch_size", "scenario.samples_per_client"), _batch_fits_samples),
     (("scenario.partition", "scenario.samples_per_client"), _shards_fit_samples),
     (("policy", "scenario.clients"), _cohorts_name_clients),

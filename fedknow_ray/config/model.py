@@ -114,7 +114,7 @@ class TrainingConfig(Frozen):
 
     rounds_per_task: Count = 15
     client_fraction: Fraction = 0.4
-    """Share of the clients that visit in a round, rounded to the nearest whole client."""
+    """Share of the clients that visit in a round, rounded to the nearest whole client; policy.cohorts overrides it."""
     local_epochs: Count = 8
     batch_size: Count = 40
     threads: Count = 1
@@ -144,7 +144,8 @@ class SynchronousPolicy(Frozen):
 
     name: Literal["synchronous"] = "synchronous"
     cohorts: Annotated[tuple[Cohort, ...], Field(min_length=1)] | None = None
-    """The client ids of each round, used again from the front when they run out; null draws them at random."""
+    """The client ids of each round, used again from the front when they run out, whatever training.client_fraction
+    says; null draws that share of the clients at random."""
 
 
 class PlacementConfig(Frozen):
@@ -179,7 +180,7 @@ class CommonConfig(Frozen):
 
     @property
     def clients_per_round(self) -> int:
-        """Return how many clients visit in a round: client_fraction x clients to the nearest, halves up."""
+        """Return how many clients a round without policy.cohorts draws: client_fraction x clients, halves up."""
         return math.floor(self.training.client_fraction * self.scenario.clients + 0.5)
 
     @property

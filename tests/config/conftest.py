@@ -31,6 +31,8 @@ class Data:
     width: int
     channels: int
     classes: int
+    bundled: bool = False
+    torchvision_name: str | None = None
 
 
 def registry(kind, entries):
@@ -42,13 +44,19 @@ def registry(kind, entries):
 
 DEVICES = ("jetson-nano", "jetson-tx2", "jetson-xavier-nx", "jetson-agx-xavier", "raspberry-pi-4-4gb")
 
+DATASETS = {
+    "cifar100": Data(32, 32, 3, 100, torchvision_name="CIFAR100"),
+    "digits": Data(8, 8, 1, 10, bundled=True),
+    "miniimagenet": Data(64, 64, 3, 100),
+}
+
 
 @pytest.fixture(scope="session")
 def catalogue():
     return Catalogue(
         methods=registry("method", {"fedknow": Method(FedKnowHyper), "fedavg": Method(FedAvgHyper)}),
         models=registry("model", {"cnn6": Network(8), "resnet18": Network(32)}),
-        datasets=registry("data set", {"cifar100": Data(32, 32, 3, 100), "digits": Data(8, 8, 1, 10)}),
+        datasets=registry("data set", DATASETS),
         devices=registry("device", {name: object() for name in DEVICES}),
     )
 

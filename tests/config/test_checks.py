@@ -54,6 +54,39 @@ def test_data_of_ones_own_is_accepted_where_there_is_a_data_root(load, source):
     assert config.scenario.dataset == "flowers"
 
 
+@pytest.mark.parametrize(
+    ("dataset", "source", "message"),
+    [
+        ("cifar100", "bundled", "cifar100 is not bundled; use parquet with scenario.data_root, or torchvision"),
+        ("miniimagenet", "bundled", "miniimagenet is not bundled; use parquet with scenario.data_root"),
+        (
+            "miniimagenet",
+            "torchvision",
+            "torchvision cannot fetch miniimagenet; use parquet with scenario.data_root",
+        ),
+    ],
+)
+def test_a_source_that_never_has_the_data_set_is_told_with_those_that_may(faults_of, dataset, source, message):
+    text = f"scenario:\n  dataset: {dataset}\n  source: {source}\n"
+    assert faults_of(text) == [f"x.yaml:3: scenario.source: {message}"]
+
+
+def test_a_bundled_data_set_is_not_fetched(faults_of):
+    assert faults_of(SMALL + FLEET, "scenario.source=torchvision") == [
+        "--set scenario.source=torchvision: scenario.source: torchvision cannot fetch digits; use auto: it is bundled"
+    ]
+
+
+@pytest.mark.parametrize("source", ["auto", "bundled", "parquet"])
+def test_a_bundled_data_set_may_come_from_any_other_source(load, source):
+    assert load(SMALL + FLEET, f"scenario.source={source}").scenario.source == source
+
+
+@pytest.mark.parametrize("source", ["auto", "parquet", "torchvision"])
+def test_a_data_set_of_torchvisions_may_come_from_any_source_but_bundled(load, source):
+    assert load("seed: 1\n", f"scenario.source={source}").scenario.source == source
+
+
 def test_more_classes_than_the_data_set_has_are_told(faults_of):
     assert faults_of("scenario:\n  tasks: 11\n") == [
         "x.yaml:2: scenario.tasks: 11 tasks x 10 classes_per_task need 110 classes, but cifar100 has 100; "
@@ -69,6 +102,11 @@ def test_a_fraction_that_gives_no_client_is_told(faults_of):
     assert faults_of(SMALL + FLEET + "training:\n  client_fraction: 0.1\n") == [
         "x.yaml:4: training.client_fraction: 0.1 of 4 clients is none; raise it to 0.25 or more"
     ]
+
+
+def test_a_fraction_that_cohorts_override_may_give_no_client(load):
+    config = load(SMALL + FLEET + "training: {client_fraction: 0.1}\npolicy: {cohorts: [[0, 1]]}\n")
+    assert config.policy.cohorts == ((0, 1),)
 
 
 def test_a_batch_larger_than_a_clients_task_is_told(faults_of):

@@ -35,6 +35,8 @@ def test_the_defaults_are_those_of_the_contract(load):
             "retained_fraction": 0.1,
             "signature_tasks": 10,
             "second_use": "on_receive",
+            "threshold": "network",
+            "retrain_epochs": 2,
             "limit": "all",
             "weights": [],
         },

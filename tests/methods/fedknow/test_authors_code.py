@@ -21,6 +21,7 @@ from fedknow_ray.models.catalogue import ModelSpec
 
 #: 20 images in batches of 8: three steps an epoch. One epoch of the head phase and of retraining, two of the others.
 STEPS, EPOCHS, RETRAINING = 3, 3, 1
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def bench_of(spec: ModelSpec = TINY, *, optimizer: Any = ADAM, head_global: bool = False, **settings: Any) -> Bench:
@@ -238,8 +239,16 @@ def test_a_resolved_config_is_a_config():
 )
 def test_what_a_variant_cannot_do_is_refused(wrong: dict[str, Any]):
     *_, key = wrong
-    with pytest.raises(ValidationError, match=f"{key} is '.*' with variant '.*', got '{wrong[key]}'; leave it out"):
+    with pytest.raises(ValidationError) as caught:
         FedKnowSettings(**wrong)
+    (fault,) = caught.value.errors()
+    assert fault["loc"] == (key,)
+    assert f"with variant {wrong.get('variant', 'paper')}, got '{wrong[key]}'; leave it out" in fault["msg"]
+
+
+def test_a_fixed_value_of_no_sense_is_told_as_what_it_must_be():
+    with pytest.raises(ValidationError, match=r"must be 'oldest' with variant authors_code, got 3"):
+        FedKnowSettings(variant="authors_code", selection=3)  # type: ignore[arg-type]
 
 
 CONFIG = """\
@@ -269,6 +278,35 @@ def test_an_unknown_variant_is_refused_where_it_is_said(tmp_path: Path, name: st
     assert fault.key == "method.variant"
     assert fault.message.startswith("unknown variant")
     assert fault.message.endswith(hint)
+
+
+def test_all_that_the_variant_refuses_is_told_at_once_each_with_its_key_and_place(tmp_path: Path):
+    text = CONFIG.replace("signature_tasks: 2", "selection: cosine, second_use: on_receive, signature: 3")
+    path = config_file(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        read_config(path, ["method.masks=overlapping", "method.retained_fraction=7"])
+    assert [str(fault) for fault in caught.value.faults] == [
+        f"{path}:5: method.second_use: must be 'off' with variant authors_code, got 'on_receive'; "
+        "leave it out, or use --set method.second_use=off",
+        f"{path}:5: method.selection: must be 'oldest' with variant authors_code, got 'cosine'; "
+        "leave it out, or use --set method.selection=oldest",
+        f"{path}:5: method.signature: unknown key; did you mean 'signature_tasks'?",
+        "--set method.masks=overlapping: method.masks: must be 'disjoint' with variant authors_code, "
+        "got 'overlapping'; leave it out, or use --set method.masks=disjoint",
+        "--set method.retained_fraction=7: method.retained_fraction: must be at most 1, got 7",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("quickstart", "method.threshold=network"), ("cifar100-small", "method.second_use=off")],
+)
+def test_a_shipped_config_takes_the_variant_with_the_setting_that_its_fault_names(name: str, told: str):
+    with pytest.raises(ConfigError, match=f"use --set {told}$") as caught:
+        read_config(CONFIGS / f"{name}.yaml", ["method.variant=authors_code"])
+    assert len(caught.value.faults) == 1
+    config = read_config(CONFIGS / f"{name}.yaml", ["method.variant=authors_code", told])
+    assert config.to_dict()["method"]["variant"] == "authors_code"
 
 
 def test_three_tasks_of_digits_end_to_end(tmp_path: Path):
