@@ -93,7 +93,7 @@ def closing_table(run: Run, report: str) -> Table:
     table.add_row("uploaded", format_bytes(summary["upload_bytes"]), "")
     table.add_row("downloaded", format_bytes(summary["download_bytes"]), "")
     energy = summary["energy_j"]
-    table.add_row("energy of all clients", "-" if energy is None else f"{energy / 3600:.3g} Wh", "")
+    table.add_row("energy of all visits", "-" if energy is None else f"{energy / 3600:.3g} Wh", "")
     table.add_row("time on this host", format_duration(summary["wall_s"]), "")
     table.caption = f"results  {run.path}\nreport   {report}"
     table.caption_justify = "left"

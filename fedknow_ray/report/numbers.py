@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from fedknow_ray.metrics import (
@@ -57,7 +59,10 @@ class DeviceUse:
 
 @dataclass(frozen=True)
 class IntegrationUse:
-    """Steps of one task whose gradient was checked against others, and what came of it; None where it is not known."""
+    """Steps of one task's training visits whose gradient was checked, and what came of it; None where not known.
+
+    Steps of refine visits are left out; a task in which only these checked any has 0.
+    """
 
     task_index: int
     checked_steps: int
@@ -154,36 +159,39 @@ def _use_of(run: Run, device: str) -> DeviceUse:
 
 
 def integration_by_task(run: Run) -> list[IntegrationUse]:
-    """Return the counts of integrated steps for each task that has any, in order."""
+    """Return the counts for each task in which a visit integrated any step, in order."""
     checked = run.visits.filter(pc.fill_null(pc.greater(run.visits["integrated_steps"], 0), False))
-    sums = checked.group_by("task_index").aggregate([("integrated_steps", "sum"), ("violated_steps", "sum")])
+    trained = checked.filter(pc.equal(checked["kind"], "train"))
     figures = _method_figures(run)
-    return [
-        IntegrationUse(
-            task_index=row["task_index"],
-            checked_steps=row["integrated_steps_sum"],
-            changed_steps=row["violated_steps_sum"],
-            violated_after_steps=_total(figures, row["task_index"], "violated_after_steps"),
-            mean_own_cosine=_mean_of(figures, row["task_index"], "own_gradient_cosine"),
-            mean_knowledge_loss=_mean_of(figures, row["task_index"], "knowledge_loss"),
-        )
-        for row in sums.sort_by("task_index").to_pylist()
-    ]
+    return [_integration_of(task, trained, figures) for task in sorted(checked["task_index"].unique().to_pylist())]
 
 
-def _method_figures(run: Run) -> list[dict[str, float]]:
+def _integration_of(task_index: int, trained: pa.Table, figures: list[dict[str, Any]]) -> IntegrationUse:
+    visits = trained.filter(pc.equal(trained["task_index"], task_index))
+    of_task = [figure for figure in figures if figure["task_index"] == task_index]
+    of_training = [figure for figure in of_task if figure["kind"] == "train"]
+    after = _values(of_training, "violated_after_steps")
+    return IntegrationUse(
+        task_index=task_index,
+        checked_steps=pc.sum(visits["integrated_steps"]).as_py() or 0,
+        changed_steps=pc.sum(visits["violated_steps"]).as_py() or 0,
+        violated_after_steps=int(sum(after)) if after else None,
+        mean_own_cosine=_mean(_values(of_task, "own_gradient_cosine")),
+        mean_knowledge_loss=_mean(_values(of_task, "knowledge_loss")),
+    )
+
+
+def _method_figures(run: Run) -> list[dict[str, Any]]:
     noted = run.events.filter(pc.equal(run.events["kind"], METHOD_FIGURES))
     return [json.loads(detail) for detail in noted["detail"].to_pylist()]
 
 
-def _total(figures: list[dict[str, float]], task_index: int, name: str) -> int | None:
-    found = [figure[name] for figure in figures if figure["task_index"] == task_index and name in figure]
-    return int(sum(found)) if found else None
+def _values(figures: list[dict[str, Any]], name: str) -> list[float]:
+    return [figure[name] for figure in figures if name in figure]
 
 
-def _mean_of(figures: list[dict[str, float]], task_index: int, name: str) -> float | None:
-    found = [figure[name] for figure in figures if figure["task_index"] == task_index and name in figure]
-    return fmean(found) if found else None
+def _mean(values: list[float]) -> float | None:
+    return fmean(values) if values else None
 
 
 def round_bytes(run: Run) -> RoundBytes:

@@ -119,7 +119,7 @@ def _headline(run: Run) -> str:
         (
             "Energy",
             _known(energy_j, format_energy),
-            "by all devices together" if energy_j is not None else _why_no_energy(run),
+            "of all visits" if energy_j is not None else _why_no_energy(run),
         ),
     ]
     return "".join(

@@ -227,7 +227,7 @@ def _events(run: Run) -> Section:
     also = f" {left_out} records of a method's own figures are in events.parquet." if left_out else ""
     if not events.num_rows:
         return Section("Events", f"Nothing out of the ordinary happened.{also}")
-    text = f"Failures, retries, drops and decisions, on the virtual clock.{also}"
+    text = f"What to know when reading the numbers, such as an early end or a full memory; on the virtual clock.{also}"
     return Section("Events", text, below=events_table(events))
 
 

@@ -71,14 +71,18 @@ def integration_table(rows: Sequence[IntegrationUse]) -> str:
         [
             f"task {row.task_index + 1}",
             f"{row.checked_steps:,}",
-            f"{row.changed_steps / row.checked_steps:.1%}",
-            "-" if row.violated_after_steps is None else f"{row.violated_after_steps / row.checked_steps:.1%}",
+            _share_of(row.changed_steps, row.checked_steps),
+            _share_of(row.violated_after_steps, row.checked_steps),
             "-" if row.mean_own_cosine is None else f"{row.mean_own_cosine:.3f}",
             "-" if row.mean_knowledge_loss is None else f"{row.mean_knowledge_loss:.3f}",
         ]
         for row in rows
     ]
     return html_table("Integrated steps", ["", *head], body)
+
+
+def _share_of(count: int | None, total: int) -> str:
+    return "-" if count is None or not total else f"{count / total:.1%}"
 
 
 def events_table(events: pa.Table) -> str:

@@ -67,7 +67,7 @@ def load(path: str | Path) -> Run:
     """Open the run in the folder *path*, finished or not.
 
     Raises:
-        RunDirectoryError: if the folder is no run, or a file in it is missing, broken, or of a newer version.
+        RunDirectoryError: if the folder is no run, or a file in it is missing, broken, of a newer version, or of none.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -101,7 +101,11 @@ def _check_table(folder: Path, table: str) -> None:
         raise RunDirectoryError(f"{folder} lacks {path.name}: the run stopped before its first round, or lost a file")
     try:
         found = pq.read_schema(path)
-        version = int((found.metadata or {}).get(VERSION_KEY, b"0"))
+        version = int((found.metadata or {})[VERSION_KEY])
+    except KeyError:
+        raise RunDirectoryError(
+            f"{path} has no schema version; another program wrote it, give the file that the run left"
+        ) from None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise RunDirectoryError(f"cannot read {path}: {error}") from error
     if version > SCHEMA_VERSION:

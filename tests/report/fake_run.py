@@ -59,7 +59,9 @@ def write_fake_run(path: Path, shape: Shape | None = None) -> Path:
     end_s = _append_visits(store, shape)
     _append_scores(store, shape)
     if shape.events:
-        store.append([EventRow(0.0, "placed", None, "10 clients"), EventRow(812.0, "retry", 3, "<i>lost</i> its node")])
+        store.append(
+            [EventRow(0.0, "placed", None, "10 clients"), EventRow(812.0, "failed", 3, "<i>lost</i> its node")]
+        )
     store.flush()
     if shape.finished:
         directory.write_summary(_summary(store, end_s))

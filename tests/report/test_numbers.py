@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from fedknow_ray.report.numbers import (
+    IntegrationUse,
     accuracy_curve,
     bytes_through_task,
     device_use,
+    integration_by_task,
     key_numbers,
     round_bytes,
     task_ends_s,
 )
-from fedknow_ray.results import AccuracyRow, ResultStore, RoundRow, RunDirectory, VisitRow, load
+from fedknow_ray.results import AccuracyRow, EventRow, ResultStore, RoundRow, RunDirectory, VisitRow, load
 
 VISIT = VisitRow(
     client_id=0,
@@ -43,12 +46,17 @@ VISIT = VisitRow(
 FINISH = {"kind": "finish_task", "round_index": 1, "upload_bytes": 0, "upload_s": 0.0, "loss": None}
 
 
+def new_directory(path):
+    directory = RunDirectory.create(path)
+    directory.write_config("seed: 1\n")
+    directory.write_manifest({})
+    return directory
+
+
 @pytest.fixture
 def tiny_run(tmp_path):
     """Two clients, two tasks of one round; a visit of 3 s at the end of the first task."""
-    directory = RunDirectory.create(tmp_path)
-    directory.write_config("seed: 1\n")
-    directory.write_manifest({})
+    directory = new_directory(tmp_path)
     store = ResultStore(directory)
     store.append(
         [
@@ -118,6 +126,35 @@ def test_compute_by_task_is_the_mean_of_training_visits(tiny_run):
 
 def test_energy_is_unknown_where_one_visit_lacks_it(tiny_run):
     assert device_use(tiny_run)[1].energy_j is None
+
+
+def figures(kind, **values):
+    return EventRow(1.0, "method_figures", 0, json.dumps({"task_index": 1, "round_index": 0, "kind": kind, **values}))
+
+
+def test_integration_counts_training_visits_alone(tmp_path):
+    """A refine visit gives its cosine, and the end of a task its loss and shares, but no step."""
+    steps = dataclasses.replace(VISIT, task_index=1, integrated_steps=10, violated_steps=4)
+    store = ResultStore(new_directory(tmp_path))
+    store.append(
+        [
+            steps,
+            dataclasses.replace(steps, kind="refine", integrated_steps=5, violated_steps=5),
+            figures("train", violated_after_steps=3.0),
+            figures("refine", violated_after_steps=2.0, own_gradient_cosine=0.25),
+            figures("finish_task", knowledge_loss=0.5, **{"kept_share/a.weight": 0.1}),
+        ]
+    )
+    store.flush()
+    use = IntegrationUse(1, 10, 4, violated_after_steps=3, mean_own_cosine=0.25, mean_knowledge_loss=0.5)
+    assert integration_by_task(load(tmp_path)) == [use]
+
+
+def test_task_in_which_only_refine_visits_integrated_has_no_steps(tmp_path):
+    store = ResultStore(new_directory(tmp_path))
+    store.append([VISIT, dataclasses.replace(VISIT, kind="refine", integrated_steps=5, violated_steps=5)])
+    store.flush()
+    assert integration_by_task(load(tmp_path)) == [IntegrationUse(0, 0, 0, None, None, None)]
 
 
 def test_round_bytes_follow_the_rounds(tiny_run):

@@ -81,9 +81,9 @@ def test_integrated_steps_are_counted_by_task(run_of):
 
 def test_a_methods_own_figures_stay_out_of_the_events(run_of):
     run = run_of()
-    figures = EventRow(3.0, "method_figures", 1, '{"task_index": 1, "violated_after_steps": 768}')
+    figures = EventRow(3.0, "method_figures", 1, '{"task_index": 1, "kind": "train", "violated_after_steps": 768}')
     store = ResultStore(RunDirectory(run.path))
-    store.append([figures, EventRow(4.0, "retry", 3, "lost its node")])
+    store.append([figures, EventRow(4.0, "memory_exceeded", 3, "{}")])
     store.flush()
     sections = {section.title: section for section in build_sections(load(run.path))}
     assert "method_figures" not in sections["Events"].below

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from fedknow_ray.report.numbers import device_use
-from fedknow_ray.report.tables import accuracy_table, device_table, events_table, format_energy, html_table
+from fedknow_ray.report.numbers import IntegrationUse, device_use
+from fedknow_ray.report.tables import (
+    accuracy_table,
+    device_table,
+    events_table,
+    format_energy,
+    html_table,
+    integration_table,
+)
 from fedknow_ray.results import TABLES
 
 
@@ -24,6 +33,11 @@ def test_first_column_holds_the_headings_of_the_rows():
 
 def test_accuracy_of_a_task_that_is_not_learnt_is_left_empty():
     assert "<td>50.0%</td><td></td>" in accuracy_table(np.array([[0.5, np.nan], [0.25, 1.0]]), "own")
+
+
+def test_task_without_checked_steps_has_no_shares():
+    table = integration_table([IntegrationUse(0, 0, 0, None, 0.25, None)])
+    assert re.findall(r"<td>(.*?)</td>", table) == ["0", "-", "-", "0.250", "-"]
 
 
 def test_energy_that_no_profile_gives_is_called_unknown(fake_run):

@@ -103,6 +103,13 @@ def test_newer_schema_version_asks_for_an_update(finished_run):
         load(finished_run)
 
 
+def test_table_without_a_schema_version_is_refused(finished_run):
+    path = finished_run / "events.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+    with pytest.raises(RunDirectoryError, match=r"events\.parquet has no schema version"):
+        load(finished_run)
+
+
 def test_table_with_other_columns_is_refused(finished_run):
     (finished_run / "events.parquet").write_bytes((finished_run / "rounds.parquet").read_bytes())
     with pytest.raises(RunDirectoryError, match="does not have the columns of version 1 of the table 'events'"):

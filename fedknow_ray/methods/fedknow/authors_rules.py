@@ -24,10 +24,9 @@ from fedknow_ray.errors import DivergenceError
 from fedknow_ray.methods.costs import StepCosts
 from fedknow_ray.methods.fedknow.integrator import combine, gram, solve_dual
 from fedknow_ray.methods.fedknow.restorer import distillation_logit_gradient, soft_labels
-from fedknow_ray.methods.fedknow.rules import integration_work
+from fedknow_ray.methods.fedknow.rules import backward_into, integration_work
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
 from fedknow_ray.methods.learner import Batch, Learner, cross_entropy_rule, head_pass
-from fedknow_ray.models.network import FlatNetwork
 from fedknow_ray.simulation.work import WorkItem
 
 #: The largest norm of a projected gradient, features and head together.
@@ -107,11 +106,11 @@ class RepPhaseRule:
         loss, d_logits_NR = head_pass(network.head, z_NF, batch.y_N, network.head_grad)
         if self._buffer is None:
             self._buffer = torch.empty(1 + len(self.teachers), network.P)
-        _backward_into(network, z_NF, d_logits_NR @ network.head[:, :-1], self._buffer[0])
+        backward_into(network, z_NF, d_logits_NR @ network.head[:, :-1], self._buffer[0])
         learner.log.add(costs.forward_backward("train", n, network.rows))
         for row, teacher in enumerate(self.teachers, start=1):
             dz_NF = teacher.pull(z_NF, batch.indices, self.settings.temperature)
-            _backward_into(network, z_NF, dz_NF, self._buffer[row])
+            backward_into(network, z_NF, dz_NF, self._buffer[row])
             learner.log.add(costs.backward("restore", n, len(teacher.head_CF)))
         project(self._buffer, network.grad, self.settings, self.counts)
         for item in projection_items(costs, len(self.teachers)):
@@ -143,8 +142,3 @@ def project(G_RP: Tensor, grad: Tensor, settings: FedKnowSettings, counts: StepC
     norm = float(grad.norm())
     if norm > CLIP_NORM:
         grad *= CLIP_NORM / norm
-
-
-def _backward_into(network: FlatNetwork, z_NF: Tensor, dz_NF: Tensor, out_P: Tensor) -> None:
-    gradients = torch.autograd.grad(z_NF, network.feature_parameters, dz_NF, retain_graph=True)
-    network.write_gradients(gradients, out_P)

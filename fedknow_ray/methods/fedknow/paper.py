@@ -3,11 +3,12 @@
 Luopan et al., "FedKNOW: Federated Continual Learning with Signature Task Knowledge Integration at Edge", ICDE 2023,
 arXiv:2212.01738. A visit of a client with t past tasks:
 
-    1. labels of its images by the t pruned past models, once a task                              (knowledge, restorer)
-    2. one epoch in which the gradient at its own model before aggregation constrains the step         (second use)
-    3. the remaining epochs with the gradients of k signature tasks as constraints        (restorer, signature,
-    integrator) At the end of a task: prune a copy of its own model, train the kept weights again, store them
-    (extractor)
+    1. labels of its images by the t pruned past models, once a task                  (knowledge, restorer)
+    2. one epoch in which the gradient at its own model before aggregation constrains the step      (rules)
+    3. the remaining epochs with the gradients of k signature tasks as constraints       (rules, signature)
+
+At the end of a task it prunes a copy of its own model, trains the kept weights again and stores them (extractor). Each
+constrained step is the closest one to the gradient g that no constraint speaks against (integrator):
 
     min 1/2 |g - g'|^2   s.t.  <g', g_i> >= 0  for each constraint i
 
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 
 from fedknow_ray.methods.costs import repeat
+from fedknow_ray.methods.fedknow.extractor import Knowledge, kept_share_per_layer, restore_mask
 from fedknow_ray.methods.fedknow.knowledge import (
     FedKnowMemory,
     extract,
@@ -68,7 +70,7 @@ class PaperFedKnow(Method):
             del rule
         if epochs:
             losses += epochs * learner.train(data, epochs, self._main_rule(memory, data, tally, learner.order))
-        notes = {**notes, "violated_after_steps": float(tally.violated_after_steps)}
+        notes = {**notes, **_update_notes(tally)}
         loss = losses / self.training.local_epochs
         return Outcome(
             memory, loss, tally.integrated_steps, tally.violated_steps, notes if tally.integrated_steps else {}
@@ -90,7 +92,9 @@ class PaperFedKnow(Method):
         """Extract the knowledge of the task from the client's own model."""
         memory = _memory(state)
         knowledge, loss = extract(learner, memory, data, facts, self.settings)
-        notes = {} if loss is None else {"knowledge_loss": loss}
+        notes = _kept_notes(learner, knowledge)
+        if loss is not None:
+            notes["knowledge_loss"] = loss
         return Outcome(FedKnowMemory((*memory.knowledge, knowledge)), None, notes=notes)
 
     def plan_finish(self, facts: VisitFacts) -> Plan:
@@ -103,7 +107,8 @@ class PaperFedKnow(Method):
         tally = Tally()
         rule = self._second_use_rule(learner, state, data, tally)
         loss = learner.train(data, 1, rule)
-        return Outcome(_memory(state), loss, tally.integrated_steps, tally.violated_steps, _angle_notes(rule))
+        notes = {**_angle_notes(rule), **_update_notes(tally)}
+        return Outcome(_memory(state), loss, tally.integrated_steps, tally.violated_steps, notes)
 
     def plan_refine(self, facts: VisitFacts) -> Plan:
         """Return the work of that epoch."""
@@ -163,6 +168,17 @@ class PaperFedKnow(Method):
 
 def _memory(state: ClientState) -> FedKnowMemory:
     return state.memory if isinstance(state.memory, FedKnowMemory) else FedKnowMemory()
+
+
+def _kept_notes(learner: Learner, knowledge: Knowledge) -> dict[str, float]:
+    """Return the share of each prunable tensor that was kept: a threshold over the network treats layers unlike."""
+    network = learner.network
+    shares = kept_share_per_layer(restore_mask(knowledge, network.P), network.layout)
+    return {f"kept_share/{name}": share for name, share in shares.items()}
+
+
+def _update_notes(tally: Tally) -> Mapping[str, float]:
+    return {"violated_after_steps": float(tally.violated_after_steps)}
 
 
 def _angle_notes(rule: SecondUseRule) -> Mapping[str, float]:

@@ -10,8 +10,8 @@ The last line is why one forward pass of the student serves all past tasks: each
 gradient of the logits only. N examples, C classes of the past task, T the temperature (2 in the authors' code).
 
 Luopan et al., "FedKNOW: Federated Continual Learning with Signature Task Knowledge Integration at Edge", ICDE 2023,
-arXiv:2212.01738. As in the authors' code there is no factor T^2 (`scale_t2` adds it, as Hinton et al., 2015,
-arXiv:1503.02531, advise); differs from it in that the past model's labels are computed once per task, not per batch.
+arXiv:2212.01738. As in the authors' code there is no factor T^2 (which Hinton et al., 2015, arXiv:1503.02531, advise);
+differs from it in that the past model's labels are computed once per task, not per batch.
 """
 
 from __future__ import annotations
@@ -38,21 +38,18 @@ def hard_labels(logits_NC: Tensor) -> Tensor:
     return one_hot_NC.scatter_(1, logits_NC.detach().argmax(dim=1, keepdim=True), 1.0)
 
 
-def distillation_loss(
-    student_logits_NC: Tensor, teacher_probabilities_NC: Tensor, temperature: float, *, scale_t2: bool = False
-) -> Tensor:
-    """Return the mean soft cross entropy, a scalar; with `scale_t2` times T^2, which keeps gradients' size over T.
+def distillation_loss(student_logits_NC: Tensor, teacher_probabilities_NC: Tensor, temperature: float) -> Tensor:
+    """Return the mean soft cross entropy, a scalar.
 
     Raises:
         ValueError: if the temperature is not above 0.
     """
     log_q_NC = torch.log_softmax(student_logits_NC / _checked(temperature), dim=1)
-    loss = -(teacher_probabilities_NC * log_q_NC).sum(dim=1).mean()
-    return loss * temperature**2 if scale_t2 else loss
+    return -(teacher_probabilities_NC * log_q_NC).sum(dim=1).mean()
 
 
 def distillation_logit_gradient(
-    student_logits_NC: Tensor, teacher_probabilities_NC: Tensor, temperature: float, *, scale_t2: bool = False
+    student_logits_NC: Tensor, teacher_probabilities_NC: Tensor, temperature: float
 ) -> Tensor:
     """Return the gradient (N, C) of `distillation_loss` with respect to the student's logits, detached.
 
@@ -62,8 +59,7 @@ def distillation_logit_gradient(
         ValueError: if the temperature is not above 0.
     """
     q_NC = soft_labels(student_logits_NC, temperature)
-    scale = temperature if scale_t2 else 1.0 / temperature
-    return (q_NC - teacher_probabilities_NC) * (scale / student_logits_NC.shape[0])
+    return (q_NC - teacher_probabilities_NC) * (1.0 / temperature / student_logits_NC.shape[0])
 
 
 def _checked(temperature: float) -> float:

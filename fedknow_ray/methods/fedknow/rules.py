@@ -75,7 +75,7 @@ class RestoreRule:
         loss, d_logits_NR = head_pass(network.head, z_NF, batch.y_N, network.head_grad)
         if self._buffer is None:
             self._buffer = torch.empty(1 + min(len(self.labels_NC), self.settings.signature_tasks), network.P)
-        _backward_into(network, z_NF, d_logits_NR @ network.head[:, :-1], self._buffer[0])
+        backward_into(network, z_NF, d_logits_NR @ network.head[:, :-1], self._buffer[0])
         learner.log.add(learner.costs.forward_backward("train", len(batch.y_N), network.rows))
         if self.chosen is None:
             self.chosen = self._choose(learner, batch, z_NF)
@@ -109,7 +109,7 @@ class RestoreRule:
             labels_NR = self.labels_NC[task][torch.from_numpy(batch.indices)]
             temperature = self.settings.temperature if self.settings.labels == "soft" else 1.0
             d_logits_NR = distillation_logit_gradient(logits_NR, labels_NR, temperature)
-        _backward_into(learner.network, z_NF, d_logits_NR @ weight_RF, out_P)
+        backward_into(learner.network, z_NF, d_logits_NR @ weight_RF, out_P)
         learner.log.add(learner.costs.backward("restore", len(batch.y_N), len(head_RF)))
 
 
@@ -138,7 +138,7 @@ class SecondUseRule:
         repeat_draws = torch_mark()
         z_NF = network.features(batch.x_NCHW)
         loss, d_logits_NR = head_pass(network.head, z_NF, batch.y_N, network.head_grad)
-        _backward_into(network, z_NF, d_logits_NR @ network.head[:, :-1], self._buffer[0])
+        backward_into(network, z_NF, d_logits_NR @ network.head[:, :-1], self._buffer[0])
         learner.log.add(learner.costs.forward_backward("train", len(batch.y_N), network.rows))
         repeat_draws()
         self._own_gradient(learner, batch, self._buffer[1])
@@ -164,7 +164,11 @@ class SecondUseRule:
             self.cosines.append(float(G_2P[0] @ G_2P[1]) / (norm * norm_b))
 
 
-def _backward_into(network: FlatNetwork, z_NF: Tensor, dz_NF: Tensor, out_P: Tensor) -> None:
+def backward_into(network: FlatNetwork, z_NF: Tensor, dz_NF: Tensor, out_P: Tensor) -> None:
+    """Write the gradient of the feature weights, from that of the features' output (N, F), into out_P (P,).
+
+    Keeps the graph, so that the next gradient of the same batch needs no forward pass.
+    """
     gradients = torch.autograd.grad(z_NF, network.feature_parameters, dz_NF, retain_graph=True)
     network.write_gradients(gradients, out_P)
 

@@ -30,22 +30,6 @@ from fedknow_ray.errors import DivergenceError, UnknownNameError
 _BLOCK = 32_768
 
 
-def choose(name: str, g_P: Tensor, G_tP: Tensor, k: int, rng: np.random.Generator) -> tuple[int, ...]:
-    """Return the indices of the k signature tasks among t past ones, ascending; all t where t <= k.
-
-    Equal distances go to the lower index. Only `random` draws from rng, and only if t > k.
-
-    Raises:
-        UnknownNameError: if there is no rule of that name.
-        ValueError: if k is negative.
-        DivergenceError: if a distance is not finite because a gradient is not.
-    """
-    t = G_tP.shape[0]
-    if not measures_gradients(name, t, k):
-        return choose_without_gradients(name, t, k, rng)
-    return farthest([distance(name, g_P, past_P) for past_P in G_tP], k)
-
-
 def measures_gradients(name: str, t: int, k: int) -> bool:
     """Return whether choosing k of t tasks by this rule needs their gradients: a distance, and more tasks than wanted.
 
@@ -61,7 +45,10 @@ def measures_gradients(name: str, t: int, k: int) -> bool:
 
 
 def choose_without_gradients(name: str, t: int, k: int, rng: np.random.Generator) -> tuple[int, ...]:
-    """Return the k tasks, ascending, where `measures_gradients` is false: all, none, the oldest, or random ones."""
+    """Return the k tasks, ascending, where `measures_gradients` is false: all, none, the oldest, or random ones.
+
+    Only `random` draws from rng, and only if t > k.
+    """
     if name == "random" and t > k:
         return tuple(sorted(int(index) for index in rng.choice(t, size=k, replace=False)))
     return tuple(range(min(t, k)))
@@ -119,7 +106,7 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], float]] = {
     "cosine": cosine,
 }
 RULES = (*_DISTANCES, "oldest", "random")
-"""The names that `choose` knows."""
+"""The names that the setting `selection` may have."""
 
 
 def _blocks(g_P: Tensor, past_P: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -61,6 +61,17 @@ def test_notes_can_be_written_as_json():
     assert json.loads(json.dumps(dict(report.notes))) == dict(report.notes)
 
 
+def test_the_end_of_a_task_notes_the_loss_of_the_knowledge_and_the_share_kept_of_each_prunable_tensor():
+    """ceil(0.1 * 27) = 3 and ceil(0.1 * 240) = 24 with a threshold for each layer."""
+    bench = Bench("fedknow", {"threshold": "layer"})
+    trained(bench)
+    notes = bench.visit(VisitKind.FINISH_TASK, trained=True)[2].notes
+    shares = {name.removeprefix("kept_share/"): share for name, share in notes.items() if name != "knowledge_loss"}
+    assert "knowledge_loss" in notes
+    assert list(shares.values()) == [3 / 27, 24 / 240]
+    assert all(name.endswith("weight") for name in shares)
+
+
 def test_only_after_aggregation_refines():
     refining = {
         use: Bench("fedknow", {"second_use": use}).method.refines for use in ("on_receive", "after_aggregation", "off")
@@ -75,6 +86,7 @@ def test_refining_changes_the_own_model_and_sends_nothing():
     _, update, report = bench.visit(VisitKind.REFINE, trained=True)
     assert update is None
     assert report.integrated_steps == 3
+    assert set(report.notes) == {"own_gradient_norm", "own_gradient_cosine", "violated_after_steps"}
     assert not np.array_equal(bench.state().own_S, before)
 
 

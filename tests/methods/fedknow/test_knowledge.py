@@ -12,7 +12,8 @@ from workbench import ADAM, CLASSES, DRY, NORMED, SGD, TINY, Bench, make_learner
 
 from fedknow_ray.config.model import AdamOptimizer, SgdOptimizer
 from fedknow_ray.federation.visit import VisitKind
-from fedknow_ray.methods.fedknow.extractor import Knowledge, restore_mask, restore_weights
+from fedknow_ray.methods.costs import StepCosts
+from fedknow_ray.methods.fedknow.extractor import Knowledge, keep_mask, pack, restore_mask, restore_weights
 from fedknow_ray.methods.fedknow.knowledge import (
     FedKnowMemory,
     extract,
@@ -22,7 +23,9 @@ from fedknow_ray.methods.fedknow.knowledge import (
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
 from fedknow_ray.methods.learner import Learner
 from fedknow_ray.methods.method import VisitFacts
-from fedknow_ray.models.catalogue import ModelSpec
+from fedknow_ray.models.catalogue import MODELS, ModelSpec
+from fedknow_ray.models.footprint import measure_footprint
+from fedknow_ray.models.network import FlatNetwork
 
 PRUNABLE, BIASES = 27 + 240, 3 + 5
 
@@ -165,6 +168,18 @@ def test_stored_bytes_are_about_those_that_are_priced():
     priced = knowledge_bytes(learner.costs, CLASSES, settings)
     assert priced == 4 * round(0.1 * 275) + 275 // 8 + 4 * 12
     assert abs(extracted(learner).stored_bytes - priced) <= 4 * BIASES + 3 * 8 + 1
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+def test_for_cnn6_priced_and_stored_bytes_agree_within_a_percent(fraction: float):
+    """10 classes of 32 x 32 images in colour, as CIFAR-100 in ten tasks."""
+    size = {"height": 32, "width": 32, "channels": 3}
+    cnn6 = MODELS.get("cnn6")
+    network = FlatNetwork(cnn6, **size, rows=10)
+    costs = StepCosts(measure_footprint(cnn6, **size), training())
+    w_P = network.theta[: network.P]
+    stored = pack(0, (0, 10), w_P, keep_mask(w_P, network.layout, fraction), network.head, network.buffers).stored_bytes
+    assert knowledge_bytes(costs, 10, FedKnowSettings(retained_fraction=fraction)) == pytest.approx(stored, rel=0.01)
 
 
 def test_the_loss_of_the_last_retraining_epoch_says_how_good_the_knowledge_is():

@@ -40,13 +40,6 @@ def test_the_loss_is_the_mean_soft_cross_entropy_without_a_factor():
     assert distillation_loss(z_NC, p_NC, 2.0).item() == pytest.approx(expected)
 
 
-def test_scale_t2_multiplies_the_loss_by_the_squared_temperature():
-    z_NC, p_NC = logits(0), soft_labels(logits(1), 3.0)
-    assert distillation_loss(z_NC, p_NC, 3.0, scale_t2=True).item() == pytest.approx(
-        9 * distillation_loss(z_NC, p_NC, 3.0).item()
-    )
-
-
 def test_hard_labels_are_one_hot_with_ties_to_the_lower_class():
     labels_NC = hard_labels(torch.tensor([[0.1, 0.9, 0.0], [0.4, 0.2, 0.4]]))
     assert labels_NC.tolist() == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
@@ -68,15 +61,14 @@ def test_the_logit_gradient_of_one_example_is_the_difference_of_probabilities_ov
     n=st.integers(1, 6),
     classes=st.integers(1, 5),
     temperature=st.sampled_from([0.5, 1.0, 2.0, 8.0]),
-    scale_t2=st.booleans(),
     hard=st.booleans(),
 )
-def test_the_logit_gradient_is_that_of_automatic_differentiation(seed, n, classes, temperature, scale_t2, hard):
+def test_the_logit_gradient_is_that_of_automatic_differentiation(seed, n, classes, temperature, hard):
     z_NC = logits(seed, n, classes).requires_grad_()
     y_NC = logits(seed + 1, n, classes)
     p_NC = hard_labels(y_NC) if hard else soft_labels(y_NC, temperature)
-    distillation_loss(z_NC, p_NC, temperature, scale_t2=scale_t2).backward()
-    analytic_NC = distillation_logit_gradient(z_NC, p_NC, temperature, scale_t2=scale_t2)
+    distillation_loss(z_NC, p_NC, temperature).backward()
+    analytic_NC = distillation_logit_gradient(z_NC, p_NC, temperature)
     torch.testing.assert_close(analytic_NC, z_NC.grad, rtol=1e-5, atol=1e-6)
 
 

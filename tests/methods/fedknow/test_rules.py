@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from choosing import choose
 from torch import Tensor, nn
 from torch.nn import functional as F
 from workbench import CLASSES, DRY, NORMED, TINY, Bench, flat_gradient, make_learner, steps_of, task_data, twin_of
@@ -18,7 +19,6 @@ from fedknow_ray.methods.fedknow import rules
 from fedknow_ray.methods.fedknow.integrator import integrate
 from fedknow_ray.methods.fedknow.rules import RestoreRule, SecondUseRule, Tally, integration_work
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
-from fedknow_ray.methods.fedknow.signature import choose
 from fedknow_ray.methods.learner import Batch, Learner
 from fedknow_ray.models.catalogue import ModelSpec
 from fedknow_ray.models.footprint import Footprint

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from choosing import choose
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
 from fedknow_ray.errors import UnknownNameError
 from fedknow_ray.methods.fedknow import signature
-from fedknow_ray.methods.fedknow.signature import RULES, choose, distance, farthest
+from fedknow_ray.methods.fedknow.signature import RULES, distance
 
 DISTANCES = ["wasserstein", "wasserstein_sorted", "cosine"]
 G = torch.tensor([1.0, 1.0, 0.0, 0.0])
@@ -60,13 +61,6 @@ def test_blocks_give_the_distances_of_whole_vectors(P: int):
 def test_a_gradient_has_no_distance_to_itself(name: str):
     g_P = gradients(0, 70_000)[0]
     assert distance(name, g_P, g_P.clone()) == pytest.approx(0.0, abs=1e-15)
-
-
-@pytest.mark.parametrize("name", DISTANCES)
-def test_measuring_one_pair_at_a_time_gives_the_same_choice(name: str):
-    g_P, *past = gradients(5, 30)
-    chosen = farthest([distance(name, g_P, past_P) for past_P in past], 2)
-    assert chosen == choose(name, g_P, torch.stack(past), 2, rng())
 
 
 @pytest.mark.parametrize(
