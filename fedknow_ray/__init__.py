@@ -9,7 +9,6 @@ Importing this package imports neither torch nor ray.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -20,7 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "load", "run"]
 
-__version__ = version("fedknow-ray")
+
+def __getattr__(name: str) -> str:
+    """Look the version up when it is asked for: importlib.metadata takes longer to import than all the rest."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("fedknow-ray")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def run(

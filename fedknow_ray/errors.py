@@ -58,6 +58,9 @@ class UnknownNameError(UserError):
         self.kind, self.name, self.known = kind, name, tuple(known)
         super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, self.known)}")
 
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, tuple[str, ...]]]:
+        return type(self), (self.kind, self.name, self.known)
+
 
 class PlacementError(FedKnowError):
     """The cluster cannot host the fleet; the message holds the table of needs and offers."""
@@ -89,6 +92,9 @@ class ConfigError(UserError):
         self.faults = tuple(faults)
         many = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         super().__init__("\n".join([f"the config has {many}:", *(f"  {fault}" for fault in faults)]))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Fault, ...]]]:
+        return type(self), (self.faults,)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from fedknow_ray import errors
@@ -60,3 +62,21 @@ def test_an_unknown_name_keeps_its_parts():
 
 def test_with_nothing_known_nothing_is_suggested():
     assert did_you_mean("x", []) == "; none is known"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.WorkerError("client 3"),
+        errors.DataError("no data"),
+        errors.RunDirectoryError("not empty"),
+        errors.DivergenceError("the training loss is nan"),
+        errors.UnknownNameError("device", "nan", ["nano"]),
+        errors.PlacementError("no node"),
+        errors.ConfigError([errors.Fault("a.yaml:1", "seed", "wrong"), errors.Fault("a.yaml:2", "fleet", "wrong")]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_crosses_processes_as_it_is(error: errors.FedKnowError):
+    there = pickle.loads(pickle.dumps(error))
+    assert (type(there), str(there)) == (type(error), str(error))

@@ -3,7 +3,7 @@ from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import DataError
 from fedknow_ray.experiment.catalogue import DEVICES
-from fedknow_ray.federation.ledger import Ledger
+from fedknow_ray.federation.ledger import Ledger, PricedVisit
 from fedknow_ray.federation.policies import Synchronous
 from fedknow_ray.federation.scheduler import Course
-from fedknow_ray.federation.visit import SharedModel, shared_shapes
+from fedknow_ray.federation.visit import SharedModel, VisitKind, VisitOrder, shared_shapes
 from fedknow_ray.federation.worker import Assembly
 from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.methods.method import VisitFacts
@@ -32,7 +32,7 @@ class Parts:
     """All that a run needs before it starts.
 
     *start* what every client begins with, head included; *broadcast* the first broadcast; *client_bytes* what one
-    client keeps in memory at the end of a run.
+    client keeps in memory at the end of a run; *visit_bytes* the most that one visit holds.
     """
 
     assembly: Assembly
@@ -43,6 +43,7 @@ class Parts:
     start: Buffer
     broadcast: Buffer
     client_bytes: int
+    visit_bytes: int
 
 
 def open_data(config: RunConfig) -> Dataset:
@@ -121,6 +122,7 @@ def make_parts(
         images=images,
     )
     last = VisitFacts(0, course.tasks, 0, max(map(max, images)), course.classes, trained_this_task=True)
+    probes = _price_probes(ledger, config.seed, last)
     return Parts(
         assembly=assembly,
         dataset=dataset,
@@ -130,7 +132,23 @@ def make_parts(
         start=SharedModel(features_S, head_CF).payload(),
         broadcast=SharedModel(features_S, head_CF if head_global else None).payload(),
         client_bytes=features_S.nbytes + head_CF.nbytes + method.kept_bytes(last),
+        visit_bytes=max(visit.plan.peak_memory_bytes for visit in probes),
     )
+
+
+def _price_probes(ledger: Ledger, seed: int, last: VisitFacts) -> list[PricedVisit]:
+    """Price the largest visit of each kind on each kind of device, so that a number that it lacks is missed now.
+
+    Raises:
+        DeviceError: if a device lacks a number that the run needs.
+    """
+    clients = {device.name: client_id for client_id, device in enumerate(ledger.devices)}
+    kinds = [VisitKind.TRAIN, VisitKind.FINISH_TASK, *([VisitKind.REFINE] if ledger.method.refines else [])]
+    return [
+        ledger.price(VisitOrder(kind, replace(last, client_id=client_id), seed))
+        for client_id in clients.values()
+        for kind in kinds
+    ]
 
 
 def _policy(config: RunConfig) -> Synchronous:

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from fedknow_ray.config.loading import dump_yaml, load_config, resolve_run_name
 from fedknow_ray.config.model import RunConfig
-from fedknow_ray.errors import FedKnowError, UserError
+from fedknow_ray.errors import UserError
 from fedknow_ray.experiment.assembly import Parts, open_data, put_together
 from fedknow_ray.experiment.catalogue import CATALOGUE
 from fedknow_ray.experiment.manifest import make_manifest
@@ -100,10 +101,9 @@ def execute(
     watcher.stage(f"reading {config.scenario.dataset}")
     dataset = open_data(config)
     parts = put_together(config, dataset)
-    with _new_directory(out, name) as directory:
+    with _new_directory(out, name, dump_yaml(config)) as directory:
         watcher.stage(f"starting {len(config.devices)} clients ({backend})")
         with open_executor(parts, backend, address) as executor:
-            directory.write_config(dump_yaml(config))
             manifest = make_manifest(name, config, dataset, parts.start, parts.ledger.devices, backend)
             directory.write_manifest(manifest)
             _run_course(parts, executor, directory, watcher, started_s)
@@ -127,8 +127,8 @@ def _run_course(
         store.append(EventRow(scheduler.now_s, "interrupted", None, "stopped by the user; no summary was written"))
         store.flush()
         raise
-    except FedKnowError as error:
-        store.append(EventRow(scheduler.now_s, "failed", None, str(error)))
+    except Exception as error:
+        store.append(EventRow(scheduler.now_s, "failed", None, f"{type(error).__name__}: {error}"))
         store.flush()
         raise
     summary = summarise(
@@ -176,19 +176,25 @@ def open_executor(parts: Parts, backend: Backend, address: str | None = None) ->
         # ray_backend imports ray, which reads its environment when it is imported: the session comes first
         from fedknow_ray.runtime.ray_backend import ray_executor
 
-        with ray_executor(parts.assembly, parts.dataset, parts.start, parts.broadcast, parts.client_bytes) as remote:
+        sizes = {"client_bytes": parts.client_bytes, "visit_bytes": parts.visit_bytes}
+        with ray_executor(parts.assembly, parts.dataset, parts.start, parts.broadcast, **sizes) as remote:
             yield remote
 
 
 @contextmanager
-def _new_directory(out: str | Path | None, name: str) -> Iterator[RunDirectory]:
-    """Make the run directory, and take it away again if the run fails before it wrote anything."""
-    path = Path("runs") / f"{datetime.now().strftime('%Y%m%d-%H%M%S')}-{name}" if out is None else Path(out)
-    existed = path.exists()
-    directory = RunDirectory.create(path)
+def _new_directory(out: str | Path | None, name: str, config_text: str) -> Iterator[RunDirectory]:
+    """Make and claim the run directory, and leave no trace of it if the run fails before its manifest is written."""
+    directory = RunDirectory.create(_default_path(name) if out is None else out)
     try:
+        directory.write_config(config_text)
         yield directory
     except BaseException:
-        if not existed and not any(path.iterdir()):
-            path.rmdir()
+        directory.abandon()
         raise
+
+
+def _default_path(name: str) -> Path:
+    """Return `runs/<time>-<name>`, with a number behind it where that is taken."""
+    first = Path("runs") / f"{datetime.now().strftime('%Y%m%d-%H%M%S')}-{name}"
+    others = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    return next(path for path in chain([first], others) if not path.exists())

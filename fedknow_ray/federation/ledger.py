@@ -6,6 +6,7 @@ energy_j = busy watts * compute_s + idle watts * (download_s + upload_s + wait_s
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from fedknow_ray.errors import FedKnowError
@@ -15,6 +16,7 @@ from fedknow_ray.results.schema import VisitRow
 from fedknow_ray.simulation.cost import compute_s, energy_j
 from fedknow_ray.simulation.device import Device
 from fedknow_ray.simulation.link import Link
+from fedknow_ray.simulation.work import Work
 
 
 class PlanMismatch(FedKnowError):
@@ -59,7 +61,7 @@ class PricedVisit:
             compute_s=self.compute_s,
             upload_s=self.upload_s,
             wait_s=wait_s,
-            download_bytes=self.download_bytes,
+            download_bytes=report.download_bytes,
             upload_bytes=report.upload_bytes,
             flops=report.work.flops,
             moved_bytes=report.work.moved_bytes,
@@ -73,13 +75,21 @@ class PricedVisit:
         )
 
     def _check(self, report: VisitReport) -> None:
-        planned = (self.plan.work.flops, self.plan.work.moved_bytes, self.upload_bytes)
-        counted = (report.work.flops, report.work.moved_bytes, report.upload_bytes)
+        """Compare step by step, not the totals: seconds are a maximum a step, so equal totals may take other times."""
+        planned = (_steps(self.plan.work), self.download_bytes, self.upload_bytes)
+        counted = (_steps(report.work), report.download_bytes, report.upload_bytes)
         if planned != counted:
             raise PlanMismatch(
                 f"{self.order.kind} of client {self.order.client_id} in task {self.order.facts.task_index}: planned "
-                f"(flops, moved_bytes, upload_bytes) = {planned}, counted {counted}"
+                f"({{(phase, flops, moved_bytes): steps}}, download_bytes, upload_bytes) = {planned}, counted {counted}"
             )
+
+
+def _steps(work: Work) -> dict[tuple[str, int, int], int]:
+    counts: Counter[tuple[str, int, int]] = Counter()
+    for item in work.items:
+        counts[item.phase, item.flops, item.moved_bytes] += item.count
+    return {step: count for step, count in counts.items() if count}
 
 
 @dataclass(frozen=True, slots=True)

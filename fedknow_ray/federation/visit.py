@@ -58,6 +58,7 @@ class VisitReport:
     loss: float | None
     integrated_steps: int | None
     violated_steps: int | None
+    download_bytes: int = 0
     upload_bytes: int = 0
     host_wall_s: float = 0.0
     host_cpu_s: float = 0.0

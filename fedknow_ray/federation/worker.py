@@ -94,7 +94,9 @@ class ClientWorker:
         )
         self._states[client_id] = state
         payload = None if update is None else update.payload()
-        return replace(report, upload_bytes=0 if payload is None else payload.nbytes), payload
+        received_bytes = broadcast.nbytes if self._method.federated else 0
+        sent_bytes = 0 if payload is None else payload.nbytes
+        return replace(report, download_bytes=received_bytes, upload_bytes=sent_bytes), payload
 
     def score(self, client_id: int, learnt_tasks: int, shared: Buffer | None) -> list[Score]:
         """Return the client's scores on its first *learnt_tasks* tasks."""

@@ -98,9 +98,7 @@ class Learner:
                 batch = Batch(indices, images[index].permute(0, 3, 1, 2), labels[index])
                 total += rule(self, batch) * len(indices)
                 self.optimize()
-        if not math.isfinite(total):
-            raise DivergenceError(f"the training loss is {total}")
-        return total / (epochs * len(labels))
+        return _mean_loss(total, epochs * len(labels))
 
     @property
     def step(self) -> int:
@@ -133,7 +131,7 @@ class Learner:
                 optimizer.step()
                 self.log.add(self.costs.head_step(len(indices), self.network.rows))
                 total += loss * len(indices)
-        return total / (epochs * len(labels))
+        return _mean_loss(total, epochs * len(labels))
 
     def features_of(self, images_NHWC: NDArray[np.generic], phase: str) -> Tensor:
         """Return the features (N, F) in evaluation mode, batch by batch; counted under *phase*."""
@@ -159,6 +157,12 @@ class Learner:
         for n in self.costs.batches(images):
             yield order[start : start + n]
             start += n
+
+
+def _mean_loss(total: float, images: int) -> float:
+    if not math.isfinite(total):
+        raise DivergenceError(f"the training loss is {total}")
+    return total / images
 
 
 def head_pass(head_RF: Tensor, z_NF: Tensor, y_N: Tensor, grad_RF: Tensor) -> tuple[float, Tensor]:

@@ -58,16 +58,15 @@ def _json_bytes(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _remove_stray_temporaries(directory: Path) -> None:
-    for stray in directory.glob(".*.tmp"):
-        stray.unlink()
-
-
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """The folder of one run. `create` makes it; the config and the manifest are written before round 0."""
+    """The folder of one run. `create` makes it; the config and the manifest are written before round 0.
+
+    *made* the folders that `create` had to make, innermost first.
+    """
 
     path: Path
+    made: tuple[Path, ...] = ()
 
     @classmethod
     def create(cls, path: str | Path) -> RunDirectory:
@@ -77,9 +76,9 @@ class RunDirectory:
             RunDirectoryError: if *path* is a file, a folder that holds something, or cannot be made.
         """
         folder = Path(path)
+        made = tuple(place for place in (folder, *folder.parents) if not place.exists())
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _remove_stray_temporaries(folder)
             taken = sorted(entry.name for entry in folder.iterdir())
         except FileExistsError as error:
             raise RunDirectoryError(f"{folder} is a file; name a folder for the run that is new or empty") from error
@@ -89,11 +88,31 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{folder} is not empty (it holds {taken[0]!r}); name a folder for the run that is new or empty"
             )
-        return cls(folder)
+        return cls(folder, made)
 
     def write_config(self, text: str) -> None:
-        """Write the fully resolved config, as YAML text."""
-        write_atomically(self.path / CONFIG_FILE, text.encode())
+        """Write the fully resolved config, as YAML text; the first file of a run, which claims the folder.
+
+        Raises:
+            RunDirectoryError: if another run has claimed the folder in the meantime.
+        """
+        try:
+            with (self.path / CONFIG_FILE).open("x", encoding="utf-8") as stream:
+                stream.write(text)
+        except FileExistsError as error:
+            raise RunDirectoryError(f"{self.path} is in use by another run; name another folder") from error
+        except OSError as error:
+            raise RunDirectoryError(f"cannot write {self.path / CONFIG_FILE}: {error.strerror or error}") from error
+
+    def abandon(self) -> None:
+        """Leave no trace of a run that could not start: its config, and the folders that were made for it."""
+        if (self.path / MANIFEST_FILE).exists():
+            return
+        (self.path / CONFIG_FILE).unlink(missing_ok=True)
+        for folder in self.made:
+            if any(folder.iterdir()):
+                break
+            folder.rmdir()
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write versions, digests, host and seed: JSON values only, no NaN or infinity (ValueError)."""
@@ -145,8 +164,8 @@ class ResultStore:
                 continue
             whole = pa.concat_tables([self._written.get(table, TABLES[table].empty_table()), _to_arrow(table, pending)])
             write_atomically(self._path / f"{table}.parquet", _to_parquet(whole))
-            self._written[table] = whole
-            pending.clear()
+            # one assignment each, new list first: Ctrl-C in between must not leave rows that would be written twice
+            self._pending[table], self._written[table] = [], whole
 
     def table(self, name: str) -> pa.Table:
         """Return all rows of a table so far, flushed or not."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedknow_ray.errors import PlacementError
 from fedknow_ray.units import format_bytes
 
-#: A process with torch held 346 MB in one measurement; the network's working copy and the gradient buffer come on top.
+#: A process with torch held 346 MB in one measurement; what a visit holds and its clients' states come on top.
 ACTOR_BASE_BYTES = 400 * 2**20
 #: Ray counts processors in ten-thousandths; a thousandth lets 1,000 actors share one.
 CPU_UNITS = 10_000
@@ -55,23 +55,28 @@ def plan_actors(
     clients_per_actor: int | str,
     client_bytes: int,
     memory_per_actor: int | None,
-    available_bytes: float,
+    fits: Callable[[Sequence[ActorSpec]], bool],
+    visit_bytes: int = 0,
 ) -> list[ActorSpec]:
     """Return the actors for a fleet: *devices* one a client, *client_bytes* the state of one client.
 
-    *clients_per_actor* a number is kept as it is; "auto" takes the least number whose actors fit *available_bytes*.
+    *visit_bytes* is the most that one visit holds; an actor makes one at a time. *clients_per_actor* a number is kept
+    as it is; "auto" takes the least number whose actors *fits* says that the nodes can hold.
     """
+    base_bytes = ACTOR_BASE_BYTES + visit_bytes
     if clients_per_actor != "auto":
-        return _pack(devices, int(clients_per_actor), client_bytes, memory_per_actor)
+        return _pack(devices, int(clients_per_actor), base_bytes, client_bytes, memory_per_actor)
     most = max(Counter(devices).values())
     for share in range(1, most + 1):
-        actors = _pack(devices, share, client_bytes, memory_per_actor)
-        if sum(actor.memory_bytes for actor in actors) <= available_bytes:
+        actors = _pack(devices, share, base_bytes, client_bytes, memory_per_actor)
+        if fits(actors):
             return actors
-    return _pack(devices, most, client_bytes, memory_per_actor)
+    return _pack(devices, most, base_bytes, client_bytes, memory_per_actor)
 
 
-def _pack(devices: Sequence[str], share: int, client_bytes: int, memory_per_actor: int | None) -> list[ActorSpec]:
+def _pack(
+    devices: Sequence[str], share: int, base_bytes: int, client_bytes: int, memory_per_actor: int | None
+) -> list[ActorSpec]:
     actors = []
     for device in dict.fromkeys(devices):
         clients = [client_id for client_id, kind in enumerate(devices) if kind == device]
@@ -79,30 +84,45 @@ def _pack(devices: Sequence[str], share: int, client_bytes: int, memory_per_acto
         groups = math.ceil(len(clients) / share)
         for group in range(groups):
             members = tuple(clients[len(clients) * group // groups : len(clients) * (group + 1) // groups])
-            memory = memory_per_actor or ACTOR_BASE_BYTES + len(members) * client_bytes
+            memory = memory_per_actor or base_bytes + len(members) * client_bytes
             actors.append(ActorSpec(device, members, memory))
     return sorted(actors, key=lambda actor: actor.client_ids)
 
 
-def check_fits(actors: Sequence[ActorSpec], nodes: Sequence[NodeOffer]) -> None:
+def check_fits(actors: Sequence[ActorSpec], nodes: Sequence[NodeOffer], server_bytes: int = 0) -> None:
     """Refuse a fleet that the nodes cannot hold, before anything is started.
-
-    Each actor is put on the first node that still has room, the largest first.
 
     Raises:
         PlacementError: with a table of what each kind of device needs and what the nodes offer.
     """
-    rooms = [_Room(_cpu_units(node.cpus), node.memory_bytes, dict(node.resources)) for node in nodes]
-    largest_first = sorted(actors, key=lambda actor: -actor.memory_bytes)
-    homeless = [actor for actor in largest_first if not any(room.take(actor) for room in rooms)]
+    homeless = find_homeless(actors, nodes, server_bytes)
     if homeless:
         raise PlacementError(_shortage(actors, homeless, nodes))
+
+
+def find_homeless(actors: Sequence[ActorSpec], nodes: Sequence[NodeOffer], server_bytes: int = 0) -> list[ActorSpec]:
+    """Return the actors that no node has room for.
+
+    The server is put first, where there is most memory; then each actor on the first node with room, the largest first.
+    Where any node is labelled for a device, the actors of that device go to such nodes only, as Ray is told.
+    """
+    rooms = [_Room(node, _cpu_units(node.cpus), node.memory_bytes, dict(node.resources)) for node in nodes]
+    if rooms:
+        max(rooms, key=lambda room: room.memory_bytes).memory_bytes -= server_bytes
+    labelled = {node.labels.get(DEVICE_LABEL) for node in nodes}
+    homeless = []
+    for actor in sorted(actors, key=lambda actor: -actor.memory_bytes):
+        own = [room for room in rooms if room.node.labels.get(DEVICE_LABEL) == actor.device]
+        if not any(room.take(actor) for room in (own if actor.device in labelled else rooms)):
+            homeless.append(actor)
+    return homeless
 
 
 @dataclass(slots=True)
 class _Room:
     """What is left of a node; processors in Ray's units, since thousandths do not add up to one as floats."""
 
+    node: NodeOffer
     cpu_units: int
     memory_bytes: float
     resources: dict[str, float]

@@ -27,6 +27,7 @@ from fedknow_ray.runtime.placement import (
     ActorSpec,
     NodeOffer,
     check_fits,
+    find_homeless,
     plan_actors,
 )
 from fedknow_ray.runtime.ray_client import ClientActor
@@ -63,6 +64,8 @@ class RayExecutor:
         self._blocks: dict[int, _Block] = {}
         self._folds: list[Any] = []
         self._total_weight = 0.0
+        self._actors: list[Any] = []
+        self._servers: list[Any] = []
 
     def start(self, dataset: Dataset, start: Buffer, broadcast: Buffer, nodes: Sequence[NodeOffer]) -> None:
         """Create the actors and wait until all of them are ready."""
@@ -70,16 +73,24 @@ class RayExecutor:
         self._broadcast = ray.put(broadcast)
         server = ray.remote(ServerActor).options(num_cpus=ACTOR_CPUS, memory=SERVER_MEMORY_BYTES)
         self._server = server.remote()
+        self._servers = [self._server]
         self._actors = [
             self._options(spec).remote(assembly_ref, dataset_ref, start_ref, spec.client_ids) for spec in self._specs
         ]
         self._where: list[dict[str, Any]] = self._get(
-            [a.where.remote() for a in self._actors], START_TIMEOUT_S, "start"
+            [actor.where.remote() for actor in self._actors], START_TIMEOUT_S, "start"
         )
         node_of = {index: str(where["node_id"]) for index, where in enumerate(self._where)}
         threads = self._assembly.config.training.threads
         slots = {node.node_id: max(1, int(node.cpus) // threads) for node in nodes}
+        # a node that joined after `nodes` was read may hold an actor all the same
+        slots = {node_id: slots.get(node_id, 1) for node_id in node_of.values()}
         self._dispatcher: Dispatcher[Any] = Dispatcher(node_of, slots, self._wait)
+
+    def stop(self) -> None:
+        """End the actors; on a cluster that is not ours they would stay until the driver leaves it."""
+        for actor in (*self._actors, *self._servers):
+            ray.kill(actor)
 
     def _options(self, spec: ActorSpec) -> Any:
         selector = {DEVICE_LABEL: spec.device} if spec.device in self._labelled else None
@@ -197,7 +208,7 @@ class RayExecutor:
 
 @contextmanager
 def ray_executor(
-    assembly: Assembly, dataset: Dataset, start: Buffer, broadcast: Buffer, client_bytes: int
+    assembly: Assembly, dataset: Dataset, start: Buffer, broadcast: Buffer, *, client_bytes: int, visit_bytes: int
 ) -> Iterator[RayExecutor]:
     """Yield an executor on the Ray that this process is connected to; its actors end with the block.
 
@@ -210,10 +221,14 @@ def ray_executor(
         assembly.config.devices,
         clients_per_actor=placement.clients_per_actor,
         client_bytes=client_bytes,
+        visit_bytes=visit_bytes,
         memory_per_actor=placement.memory_per_actor,
-        available_bytes=sum(node.memory_bytes for node in nodes) - SERVER_MEMORY_BYTES,
+        fits=lambda actors: not find_homeless(actors, nodes, SERVER_MEMORY_BYTES),
     )
-    check_fits(specs, nodes)
+    check_fits(specs, nodes, SERVER_MEMORY_BYTES)
     executor = RayExecutor(assembly, specs, nodes)
-    executor.start(dataset, start, broadcast, nodes)
-    yield executor
+    try:
+        executor.start(dataset, start, broadcast, nodes)
+        yield executor
+    finally:
+        executor.stop()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,8 +34,11 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_"
 
 @contextmanager
 def own_ray(devices: Sequence[str], cpus: int) -> Iterator[None]:
-    """Run a block inside a local Ray that offers one custom resource unit for each client's device."""
-    folder = Path(tempfile.mkdtemp(prefix="fkr-", dir=_short_folder()))
+    """Run a block inside a local Ray that offers one custom resource unit for each client's device.
+
+    Raises:
+        UserError: if this process is connected to a Ray already.
+    """
     environment = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -45,23 +50,22 @@ def own_ray(devices: Sequence[str], cpus: int) -> Iterator[None]:
     with _environment(environment, without=("RAY_ADDRESS",)):
         import ray
 
+        _refuse_second_connection()
         _reread_settings()
-        if ray.is_initialized():
-            raise UserError(
-                "this process is connected to a Ray already; call ray.shutdown() first, or give its address"
-            )
         offers = {DEVICE_RESOURCE.format(device): float(count) for device, count in Counter(devices).items()}
+        folder = Path(tempfile.mkdtemp(prefix="fkr-", dir=_short_folder()))
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=0,
-                resources=offers,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-                _temp_dir=str(folder),
-            )
+            with _own_sigterm():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=0,
+                    resources=offers,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    _temp_dir=str(folder),
+                )
             yield
         finally:
             ray.shutdown()
@@ -73,15 +77,17 @@ def joined_ray(address: str) -> Iterator[None]:
     """Run a block connected to a cluster that is there, with whatever authentication the environment gives.
 
     Raises:
-        UserError: if there is no cluster at the address, or it does not let us in.
+        UserError: if there is no cluster at the address, it does not let us in, or this process is connected already.
     """
     import ray
     from ray.exceptions import RayError
 
+    _refuse_second_connection()
     _reread_settings()
     try:
         _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        with _own_sigterm():
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise UserError(
             f"no Ray cluster can be reached at {address!r}: {error}\n"
@@ -92,6 +98,26 @@ def joined_ray(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_second_connection() -> None:
+    import ray
+
+    if ray.is_initialized():
+        raise UserError(
+            "this process is connected to a Ray already, and it can have one only: call ray.shutdown() first"
+        )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Put back the SIGTERM handler that there was: `ray.init` sets one that exits without a word to the run."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _reread_settings() -> None:

@@ -44,8 +44,15 @@ def wait_for(path: Path, seconds: float) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-def test_an_interrupted_run_is_closed_cleanly(tmp_path: Path, backend: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "sign"),
+    [
+        ("local", signal.SIGINT),
+        pytest.param("ray", signal.SIGINT, marks=pytest.mark.ray),
+        pytest.param("ray", signal.SIGTERM, marks=pytest.mark.ray),
+    ],
+)
+def test_an_interrupted_run_is_closed_cleanly(tmp_path: Path, backend: str, sign: signal.Signals) -> None:
     config, out = tmp_path / "long.yaml", tmp_path / "run"
     config.write_text(CONFIG)
     command = [sys.executable, "-m", "fedknow_ray", "run", str(config), "--backend", backend, "--out", str(out)]
@@ -53,8 +60,11 @@ def test_an_interrupted_run_is_closed_cleanly(tmp_path: Path, backend: str) -> N
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     wait_for(out / "rounds.parquet", 120)
-    # what a terminal does: every process of the foreground group gets the signal
-    os.killpg(running.pid, signal.SIGINT)
+    if sign is signal.SIGINT:
+        # what a terminal does: every process of the foreground group gets the signal
+        os.killpg(running.pid, sign)
+    else:
+        running.send_signal(sign)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
     assert "Traceback" not in errors

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import yaml
 from small import Recorder, run_small, tables, write_config
 
 from fedknow_ray.errors import ConfigError, DataError, DivergenceError, RunDirectoryError, UserError
+from fedknow_ray.experiment.catalogue import DEVICES
 from fedknow_ray.experiment.run import execute, read_config
 from fedknow_ray.results.run import Run, load
 from fedknow_ray.results.schema import TABLES
+from fedknow_ray.simulation.device import DeviceError
 
 FEDKNOW = {"method.name": "fedknow", "training.local_epochs": 2, "training.rounds_per_task": 2}
 
@@ -230,6 +234,29 @@ def test_what_cannot_run_leaves_no_directory(overrides: dict[str, Any], error: t
     with pytest.raises(error):
         run_small(tmp_path, overrides)
     assert [entry.name for entry in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_a_device_without_a_number_that_the_run_needs_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bare = replace(DEVICES.get("raspberry-pi-4-4gb"), sustained_flops_per_s=None)
+    monkeypatch.setattr(type(DEVICES), "get", lambda self, name: bare)
+    with pytest.raises(DeviceError, match="sustained_flops_per_s"):
+        run_small(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_two_runs_of_the_same_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Noon(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Noon:
+            return cls(2026, 11, 24, 12)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fedknow_ray.experiment.run.datetime", Noon)
+    config = write_config(tmp_path)
+    paths = [str(execute(config, {"scenario.tasks": 1}, backend="local").path) for _ in range(2)]
+    assert paths == ["runs/20261124-120000-small", "runs/20261124-120000-small-2"]
 
 
 def test_a_run_that_fails_before_it_wrote_anything_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

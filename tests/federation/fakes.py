@@ -100,7 +100,8 @@ class FakeExecutor:
         self.reported.append(order)
         sends = order.kind is VisitKind.TRAIN and self.ledger.method.federated
         work = plan_visit(order, self.ledger.method).work
-        report = VisitReport(work, 0.5, None, None, upload_bytes=PAYLOAD_BYTES if sends else 0)
+        received, sent = PAYLOAD_BYTES * self.ledger.method.federated, PAYLOAD_BYTES * sends
+        report = VisitReport(work, 0.5, None, None, download_bytes=received, upload_bytes=sent)
         return self.tamper(order, report)
 
     def commit(self) -> None:

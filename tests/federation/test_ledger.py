@@ -10,6 +10,7 @@ from fakes import DEVICES, PAYLOAD_BYTES, FakeMethod, Lonely, Refining, make_led
 from fedknow_ray.federation.ledger import Ledger, PlanMismatch, PricedVisit
 from fedknow_ray.federation.visit import VisitKind, VisitOrder, VisitReport
 from fedknow_ray.methods.method import VisitFacts
+from fedknow_ray.simulation.work import Work, WorkItem
 
 
 def order(kind: VisitKind = VisitKind.TRAIN, client_id: int = 0, trained: bool = True) -> VisitOrder:
@@ -50,7 +51,7 @@ def test_without_federation_nothing_crosses_the_link(kind: VisitKind):
 
 
 def report(**changes: object) -> VisitReport:
-    counted = VisitReport(moving("train", 6), 0.5, 7, 3, PAYLOAD_BYTES, host_wall_s=0.1, host_cpu_s=0.2)
+    counted = VisitReport(moving("train", 6), 0.5, 7, 3, PAYLOAD_BYTES, PAYLOAD_BYTES, host_wall_s=0.1, host_cpu_s=0.2)
     return replace(counted, **changes)  # type: ignore[arg-type]
 
 
@@ -72,10 +73,17 @@ def test_energy_is_unknown_where_watts_are():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"work": moving("train", 7)}, {"upload_bytes": PAYLOAD_BYTES - 1}], ids=["work", "bytes"]
+    "wrong",
+    [
+        {"work": moving("train", 7)},
+        {"work": Work((WorkItem("train", 2, 0, 3 * 10**6),))},
+        {"upload_bytes": PAYLOAD_BYTES - 1},
+        {"download_bytes": 0},
+    ],
+    ids=["work", "steps of equal total", "bytes up", "bytes down"],
 )
 def test_other_work_or_bytes_than_planned_are_refused(wrong: dict[str, object]):
-    with pytest.raises(
-        PlanMismatch, match=r"train of client 0 in task 1: planned .* = \(0, 6000000, 4000000\), counted"
-    ):
+    """Two steps of 3 MB are not one of 6 MB: the time is a maximum a step."""
+    planned = r"train of client 0 in task 1: planned .* = \(\{\('train', 0, 6000000\): 1\}, 4000000, 4000000\), counted"
+    with pytest.raises(PlanMismatch, match=planned):
         make_ledger().price(order()).row(report(**wrong), wait_s=0.0)

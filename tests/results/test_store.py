@@ -44,10 +44,34 @@ def test_folder_below_a_file_is_refused(tmp_path):
         RunDirectory.create(tmp_path / "file" / "run")
 
 
-def test_temporary_file_of_a_killed_process_does_not_count_and_goes(tmp_path):
-    (tmp_path / ".manifest.json.tmp").touch()
-    RunDirectory.create(tmp_path)
+def test_a_refused_folder_keeps_every_file_hidden_ones_as_well(tmp_path):
+    (tmp_path / ".draft.tmp").write_text("mine")
+    with pytest.raises(RunDirectoryError, match=r"not empty"):
+        RunDirectory.create(tmp_path)
+    assert (tmp_path / ".draft.tmp").read_text() == "mine"
+
+
+def test_of_two_runs_that_found_the_same_empty_folder_the_second_is_refused(tmp_path):
+    first, second = RunDirectory.create(tmp_path), RunDirectory.create(tmp_path)
+    first.write_config("seed: 1\n")
+    with pytest.raises(RunDirectoryError, match="in use by another run"):
+        second.write_config("seed: 2\n")
+    assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
+
+
+def test_an_abandoned_run_takes_the_folders_away_that_it_made_and_no_other(tmp_path):
+    directory = RunDirectory.create(tmp_path / "a" / "b")
+    directory.write_config("seed: 1\n")
+    directory.abandon()
     assert names(tmp_path) == []
+
+
+def test_a_run_with_a_manifest_is_not_abandoned(tmp_path):
+    directory = RunDirectory.create(tmp_path / "run")
+    directory.write_config("seed: 1\n")
+    directory.write_manifest({})
+    directory.abandon()
+    assert names(tmp_path / "run") == ["config.yaml", "manifest.json"]
 
 
 def test_config_manifest_and_summary_stand_in_their_files(directory):

@@ -23,7 +23,7 @@ def plan(
         clients_per_actor=clients_per_actor,
         client_bytes=10 * MIB,
         memory_per_actor=memory,
-        available_bytes=available,
+        fits=lambda actors: sum(actor.memory_bytes for actor in actors) <= available,
     )
 
 
