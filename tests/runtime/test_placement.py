@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedknow_ray.errors import PlacementError
-from fedknow_ray.runtime.placement import ACTOR_BASE_BYTES, ActorSpec, NodeOffer, check_fits, plan_actors
+from fedknow_ray.runtime.placement import ACTOR_BASE_BYTES, ActorSpec, NodeOffer, check_fits, find_homeless, plan_actors
 
 MIB = 2**20
 devices = st.lists(st.sampled_from(["nano", "tx2", "pi"]), min_size=1, max_size=40)
@@ -152,3 +152,37 @@ def test_the_refusal_counts_actors_beyond_what_is_offered(fleet: list[str], coun
         return
     with pytest.raises(PlacementError, match=f"{missing} of {len(fleet)} client actors find no node"):
         check_fits(plan(fleet), nodes)
+
+
+def test_the_server_takes_its_room_first():
+    """Two actors of 400 MiB on a node of 1,000 MiB, unless a server of 300 MiB is there as well."""
+    actors = [ActorSpec("nano", (client,), 400 * MIB) for client in range(2)]
+    nodes = [NodeOffer("n", 2.0, 1000 * MIB, {"device:nano": 2.0})]
+    check_fits(actors, nodes)
+    with pytest.raises(PlacementError, match="1 of 2 client actors find no node"):
+        check_fits(actors, nodes, server_bytes=300 * MIB)
+
+
+def test_a_labelled_device_goes_to_its_labelled_nodes_only():
+    """The unlabelled node has room, but Ray is told to use the labelled one, which is full."""
+    resources = {"device:nano": 2.0}
+    labelled = NodeOffer("a", 2.0, 100 * MIB, resources, {"fedknow.io/device": "nano"})
+    roomy = NodeOffer("b", 2.0, 9000 * MIB, resources)
+    actors = [ActorSpec("nano", (0,), 400 * MIB)]
+    check_fits(actors, [roomy])
+    with pytest.raises(PlacementError):
+        check_fits(actors, [labelled, roomy])
+
+
+def test_auto_packs_until_the_nodes_can_hold_it_and_not_only_their_sum():
+    """Two nodes of 1,000 MiB hold two actors of 600 MiB but not three, although 1,800 MiB are less than 2,000."""
+    nodes = [NodeOffer(name, 2.0, 1000 * MIB, {"device:nano": 4.0}) for name in "ab"]
+    actors = plan_actors(
+        ["nano"] * 3,
+        clients_per_actor="auto",
+        client_bytes=0,
+        visit_bytes=200 * MIB,
+        memory_per_actor=None,
+        fits=lambda actors: not find_homeless(actors, nodes),
+    )
+    assert [len(actor.client_ids) for actor in actors] == [1, 2]
