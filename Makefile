@@ -21,7 +21,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not program and not ray and not slow and not browser"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not program and not ray and not slow and not browser"
 
 test: $(READY)
 	$(BIN)/ruff format --check .
