@@ -60,14 +60,13 @@ class Scheduler:
         self._course, self._ledger, self._policy = course, ledger, policy
         self._executor, self._record = executor, record
         self._clock: EventQueue[PricedVisit] = EventQueue()
-        self._now_s = 0.0
         self._transferred_bytes = 0
         self._accuracy: float | None = None
 
     @property
     def now_s(self) -> float:
         """The virtual time that has passed."""
-        return self._now_s
+        return self._clock.now_s
 
     def run(self) -> Iterator[Progress]:
         """Run all tasks; yield after each round and after each task's end, when all rows so far are recorded."""
@@ -81,7 +80,7 @@ class Scheduler:
             yield self._progress(task_index, self._course.rounds_per_task)
 
     def _round(self, task_index: int, round_index: int, trained: set[int]) -> None:
-        start_s = self._now_s
+        start_s = self.now_s
         cohort = self._policy.cohort(task_index, round_index, self._course.rounds_per_task)
         visits = [self._priced(VisitKind.TRAIN, c, task_index, round_index, c in trained) for c in cohort]
         federated = self._ledger.method.federated
@@ -98,7 +97,7 @@ class Scheduler:
             task_index=task_index,
             round_index=round_index,
             start_s=start_s,
-            end_s=self._now_s,
+            end_s=self.now_s,
             clients=list(cohort),
             upload_bytes=sum(visit.upload_bytes for visit in visits),
             download_bytes=sum(visit.download_bytes for visit in (*visits, *refined)),
@@ -125,16 +124,16 @@ class Scheduler:
 
     def _make(self, visits: Sequence[PricedVisit], weights: Sequence[float] | None) -> None:
         """Dispatch visits that start now, await each at its end, and move the clock to the last end."""
-        start_s = self._now_s
+        start_s = self.now_s
         self._executor.dispatch([visit.order for visit in visits], weights)
         for visit in visits:
             self._clock.push(start_s + visit.duration_s, visit)
         done: list[tuple[PricedVisit, VisitReport, float]] = []
         while len(self._clock):
-            self._now_s, visit = self._clock.pop()
-            done.append((visit, self._executor.report(visit.order), self._now_s))
+            end_s, visit = self._clock.pop()
+            done.append((visit, self._executor.report(visit.order), end_s))
         done.sort(key=lambda entry: entry[0].order.client_id)
-        rows: list[Row] = [visit.row(report, wait_s=self._now_s - end_s) for visit, report, end_s in done]
+        rows: list[Row] = [visit.row(report, wait_s=self.now_s - end_s) for visit, report, end_s in done]
         self._record([*rows, *(event for entry in done for event in self._events(*entry))])
         self._transferred_bytes += sum(visit.upload_bytes + visit.download_bytes for visit in visits)
 
@@ -164,7 +163,7 @@ class Scheduler:
             task_finished=round_index == per_task,
             rounds_done=task_index * per_task + min(round_index + 1, per_task),
             rounds_total=self._course.tasks * per_task,
-            time_s=self._now_s,
+            time_s=self.now_s,
             transferred_bytes=self._transferred_bytes,
             accuracy=self._accuracy,
         )

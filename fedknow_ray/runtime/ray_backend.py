@@ -65,7 +65,7 @@ class RayExecutor:
         self._folds: list[Any] = []
         self._total_weight = 0.0
         self._actors: list[Any] = []
-        self._servers: list[Any] = []
+        self._server: Any = None
 
     def start(self, dataset: Dataset, start: Buffer, broadcast: Buffer, nodes: Sequence[NodeOffer]) -> None:
         """Create the actors and wait until all of them are ready."""
@@ -73,7 +73,6 @@ class RayExecutor:
         self._broadcast = ray.put(broadcast)
         server = ray.remote(ServerActor).options(num_cpus=ACTOR_CPUS, memory=SERVER_MEMORY_BYTES)
         self._server = server.remote()
-        self._servers = [self._server]
         self._actors = [
             self._options(spec).remote(assembly_ref, dataset_ref, start_ref, spec.client_ids) for spec in self._specs
         ]
@@ -89,8 +88,9 @@ class RayExecutor:
 
     def stop(self) -> None:
         """End the actors; on a cluster that is not ours they would stay until the driver leaves it."""
-        for actor in (*self._actors, *self._servers):
-            ray.kill(actor)
+        for actor in (*self._actors, self._server):
+            if actor is not None:
+                ray.kill(actor)
 
     def _options(self, spec: ActorSpec) -> Any:
         selector = {DEVICE_LABEL: spec.device} if spec.device in self._labelled else None
