@@ -134,6 +134,16 @@ class Method(ABC):
         """Return what a client keeps besides its own model, with `facts.task_index` tasks behind it."""
         return 0
 
+    @classmethod
+    def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:
+        """Return the part of its settings that can have made a difference by a point of the run, as plain values.
+
+        The point: the rounds of task *task_index* are made, and with *finished* the end of the task too. Two runs that
+        agree in this and in all of the config but the method share their past up to there to the bit, so one can start
+        from the other's saved state. Unless a method says more, all of its settings count from the beginning.
+        """
+        return {"method": f"{cls.__module__}.{cls.__qualname__}", **hyper.model_dump(mode="json")}
+
     @property
     def refines(self) -> bool:
         """Whether each client of a round makes a further visit right after aggregation (download, `refine`)."""
