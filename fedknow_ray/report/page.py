@@ -1,22 +1,17 @@
-"""The report as a page: headline, sections, config; style, script and plotly.js all inside the one file.
-
-The page asks nothing of any other machine: a content security policy in its head forbids it, so that it stays true
-whatever a script or a config holds. Figures travel as JSON, text from the run is escaped.
-"""
+"""The report of a run as a page: headline, sections, config."""
 
 from __future__ import annotations
 
 import json
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import yaml
 
+from fedknow_ray.report.document import banner, folded, render_document
 from fedknow_ray.report.numbers import key_numbers
-from fedknow_ray.report.sections import Plot, Section, build_sections
+from fedknow_ray.report.sections import build_sections
 from fedknow_ray.report.tables import UNKNOWN, format_energy
 from fedknow_ray.results import Run, write_atomically
 from fedknow_ray.units import format_bytes, format_duration
@@ -37,38 +32,29 @@ def write_report(run: Run) -> Path:
 
 def render_report(run: Run) -> str:
     """Return the report as one HTML document (about 5 MB, nearly all of it plotly.js)."""
-    from plotly.offline import get_plotlyjs  # 0.2 s to import, and only the report needs it
-
-    sections = build_sections(run)
-    plots = [plot for section in sections for plot in section.plots if plot.figure is not None]
-    return Template(_asset("page.html")).substitute(
-        title=escape(_title(run)),
-        subtitle=escape(_subtitle(run.config)),
-        style=_asset("page.css"),
-        unfinished="" if run.summary is not None else _UNFINISHED,
-        headline=_headline(run),
-        sections="\n".join(_section(section, number) for number, section in enumerate(sections, start=1)),
-        config=escape(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)),
-        manifest=escape(json.dumps(run.manifest, indent=2, ensure_ascii=False)),
-        figures=_script_json({plot.name: plot.figure for plot in plots}),
-        plotly=str(get_plotlyjs()),
-        script=_asset("page.js"),
+    return render_document(
+        kind="Run report",
+        title=_title(run),
+        subtitle=_subtitle(run.config),
+        opening=("" if run.summary is not None else _UNFINISHED) + _headline(run),
+        sections=build_sections(run),
+        closing=_origin(run),
     )
 
 
-_UNFINISHED = (
-    "<p class='banner' role='status'><strong>This run did not finish.</strong> "
-    "What follows is computed from what had been written when it stopped.</p>"
+_UNFINISHED = banner(
+    "<strong>This run did not finish.</strong> What follows is computed from what had been written when it stopped."
 )
 
 
-def _asset(name: str) -> str:
-    return files("fedknow_ray.report").joinpath("assets", name).read_text(encoding="utf-8")
-
-
-def _script_json(value: object) -> str:
-    # "<" could end the script element or open a comment in it; JSON reads \u003c as the same character.
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+def _origin(run: Run) -> str:
+    config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
+    manifest = json.dumps(run.manifest, indent=2, ensure_ascii=False)
+    return (
+        "<section aria-labelledby='config'><h2 id='config'>Config and origin</h2>"
+        "<p>The config as it was run, every default filled in; then what the run was made with.</p>"
+        f"{folded('Resolved config', config, is_open=True)}{folded('Manifest', manifest)}</section>"
+    )
 
 
 def _title(run: Run) -> str:
@@ -122,9 +108,13 @@ def _headline(run: Run) -> str:
             "of all visits" if energy_j is not None else _why_no_energy(run),
         ),
     ]
-    return "".join(
+    listed = "".join(
         f"<div class='tile'><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
         for name, value, note in tiles
+    )
+    return (
+        "<section aria-labelledby='headline'><h2 id='headline' class='quiet'>Key numbers</h2>"
+        f"<dl class='tiles'>{listed}</dl></section>"
     )
 
 
@@ -142,23 +132,3 @@ def _share(value: float | None) -> str:
 
 def _points(value: float | None, sign: str = "-") -> str:
     return "no score" if value is None else f"{100 * value:{sign}.1f} points".replace("-", "−")
-
-
-def _section(section: Section, number: int) -> str:
-    plots = f"<div class='plots'>{''.join(map(_plot, section.plots))}</div>" if section.plots else ""
-    return (
-        f"<section aria-labelledby='section-{number}'><h2 id='section-{number}'>{escape(section.title)}</h2>"
-        f"<p>{section.text}</p>{plots}{section.below}</section>"
-    )
-
-
-def _plot(plot: Plot) -> str:
-    if plot.figure is None:
-        drawing, caption = f"<p class='missing'>{plot.missing}</p>", ""
-    else:
-        drawing = (
-            f"<div class='plot' id='{plot.name}' style='height:{plot.height_px}px' role='img' "
-            f"aria-label='{escape(plot.title)}' aria-describedby='{plot.name}-caption'></div>"
-        )
-        caption = f"<figcaption id='{plot.name}-caption'>{plot.caption}</figcaption>"
-    return f"<figure><h3>{escape(plot.title)}</h3>{drawing}{caption}</figure>"

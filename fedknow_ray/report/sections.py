@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from html import escape
 
 import pyarrow.compute as pc
 
 from fedknow_ray.metrics import accuracy_matrix
 from fedknow_ray.report import figures
-from fedknow_ray.report.figures import Figure
+from fedknow_ray.report.document import Plot, Section
 from fedknow_ray.report.numbers import (
     METHOD_FIGURES,
     MODELS,
@@ -27,31 +26,6 @@ from fedknow_ray.report.numbers import (
 from fedknow_ray.report.tables import accuracy_table, device_table, events_table, integration_table
 from fedknow_ray.results import Run
 from fedknow_ray.units import format_bytes, format_duration
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A plot with its caption, or the reason why there is none.
-
-    *name* is the HTML id; *caption* and *missing* are HTML text, escaped already.
-    """
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure | None = None
-    missing: str = ""
-    height_px: int = 360
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, a paragraph, plots side by side where there is room, and HTML below them."""
-
-    title: str
-    text: str
-    plots: tuple[Plot, ...] = ()
-    below: str = ""
 
 
 def build_sections(run: Run) -> list[Section]:

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 import pytest
 
 from fedknow_ray.report import figures
+from fedknow_ray.report.document import asset
 from fedknow_ray.report.numbers import AccuracyCurve, RoundBytes, accuracy_curve, device_use
-from fedknow_ray.report.page import _asset
 from fedknow_ray.report.sections import build_sections
 
 NAN = float("nan")
@@ -48,12 +48,12 @@ def test_plotly_knows_every_property_of_the_figure(plots, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_colour_of_the_figure_is_a_variable_of_the_page(plots, name):
-    defined = set(re.findall(r"--([\w-]+):", _asset("page.css")))
+    defined = set(re.findall(r"--([\w-]+):", asset("page.css")))
     assert set(re.findall(r'"\$([\w-]+)"', json.dumps(plots[name]))) <= defined
 
 
 def test_both_themes_define_the_same_colours():
-    light, dark = _asset("page.css").split("@media (prefers-color-scheme: dark)")
+    light, dark = asset("page.css").split("@media (prefers-color-scheme: dark)")
     dark = dark.split("* {")[0]
     assert set(re.findall(r"--([\w-]+):", light)) == set(re.findall(r"--([\w-]+):", dark))
 
