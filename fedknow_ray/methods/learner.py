@@ -70,6 +70,7 @@ class Learner:
         self, network: FlatNetwork, training: TrainingConfig, costs: StepCosts, normalisation: Normalisation
     ) -> None:
         self.network = network
+        network.precision = training.precision
         self.training = training
         self.costs = costs
         self.normalisation = normalisation
@@ -135,7 +136,7 @@ class Learner:
 
     def features_of(self, images_NHWC: NDArray[np.generic], phase: str) -> Tensor:
         """Return the features (N, F) in evaluation mode, batch by batch; counted under *phase*."""
-        return self.forward_batches(images_NHWC, phase, 0, self.network.features)
+        return self.forward_batches(images_NHWC, phase, 0, self.network)
 
     def forward_batches(
         self, images_NHWC: NDArray[np.generic], phase: str, classes: int, model: Callable[[Tensor], Tensor]
@@ -187,7 +188,7 @@ def cross_entropy_rule(learner: Learner, batch: Batch, phase: str = "train") -> 
     """Fill the gradient of the task's own mean cross entropy: what every method starts from."""
     network = learner.network
     network.grad.zero_()
-    z_NF = network.features(batch.x_NCHW)
+    z_NF = network(batch.x_NCHW)
     loss, d_logits_NR = head_pass(network.head, z_NF, batch.y_N, network.head_grad)
     torch.autograd.backward(z_NF, d_logits_NR @ network.head[:, :-1])
     learner.log.add(learner.costs.forward_backward(phase, len(batch.y_N), network.rows))

@@ -16,7 +16,7 @@ and rows of other tasks cannot move: they are not in `theta`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -28,18 +28,21 @@ from fedknow_ray.models.layout import TensorSlice
 from fedknow_ray.seeding import torch_stream
 
 Array = NDArray[np.float32]
+Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
 class FlatNetwork:
     """One working copy of a network; clients of one process take turns in it.
 
     *rows* is R. `layout` says which part of the first P values is which tensor; `shape` there is the stored order.
+    *precision* is that of the products and convolutions; weights, gradients and results are float32 in any case.
     """
 
     def __init__(self, spec: ModelSpec, *, height: int, width: int, channels: int, rows: int) -> None:
         self.features = spec.build(height, width, channels)
         self.feature_dim = _feature_dim(self.features, height, width, channels)
         self.rows = rows
+        self.precision: Precision = "float32"
         self.layout = tuple(_layout(self.features))
         self.P = sum(piece.size for piece in self.layout)
         floats = list(_float_buffers(self.features))
@@ -87,6 +90,11 @@ class FlatNetwork:
         """Return a copy of the head rows being learnt (R, F + 1)."""
         return self.head.numpy().copy()
 
+    def __call__(self, x_NCHW: Tensor) -> Tensor:
+        """Return the features (N, F), float32, of images."""
+        with self._arithmetic():
+            return cast(Tensor, self.features(x_NCHW)).float()
+
     def as_tensors(self, flat_P: Tensor) -> dict[str, Tensor]:
         """Return views of other feature weights (P,) under the names and shapes that the modules use."""
         return {piece.name: _as_stored(flat_P[piece.start : piece.stop], piece.shape) for piece in self.layout}
@@ -98,12 +106,16 @@ class FlatNetwork:
         for name, shape in self._buffer_shapes.items():
             named[name] = buffers_B[start : start + shape.numel()].view(shape)
             start += shape.numel()
-        return cast(Tensor, torch.func.functional_call(self.features, named, (x_NCHW,)))
+        with self._arithmetic():
+            return cast(Tensor, torch.func.functional_call(self.features, named, (x_NCHW,))).float()
 
     def write_gradients(self, gradients: tuple[Tensor, ...], out_P: Tensor) -> None:
         """Copy per-tensor gradients, in the order of `layout`, into a flat vector."""
         for piece, gradient in zip(self.layout, gradients, strict=True):
             _as_stored(out_P[piece.start : piece.stop], piece.shape).copy_(gradient)
+
+    def _arithmetic(self) -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def _adopt_parameters(self) -> None:
         with torch.no_grad():

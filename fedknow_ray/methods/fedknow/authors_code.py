@@ -143,7 +143,7 @@ class AuthorsCodeFedKnow(Method):
         """Return the memory with what the past models say of this task's images: at the first visit, kept after it."""
         if memory.labelled_task == facts.task_index or not facts.task_index:
             return memory
-        logits = [_logits(learner, data, learner.network.features, _past_head(data))]
+        logits = [_logits(learner, data, learner.network, _past_head(data))]
         if memory.pack is not None:
             logits += [_teacher_logits(learner, data, memory.pack, i) for i in range(self._constraints(facts) - 1)]
         return replace(memory, labelled_task=facts.task_index, logits_NC=tuple(logits))

@@ -82,7 +82,7 @@ class HeadPhaseRule:
         """Make the first step, and fill the learner's gradient for the second."""
         network, costs, n = learner.network, learner.costs, len(batch.y_N)
         network.grad.zero_()
-        z_NF = network.features(batch.x_NCHW)
+        z_NF = network(batch.x_NCHW)
         torch.autograd.backward(z_NF, self.old.pull(z_NF, batch.indices, HEAD_PHASE_TEMPERATURE))
         for item in distilling_items(costs, n, len(self.old.head_CF)):
             learner.log.add(item)
@@ -102,7 +102,7 @@ class RepPhaseRule:
     def __call__(self, learner: Learner, batch: Batch) -> float:
         """Fill the learner's gradient with g'."""
         network, costs, n = learner.network, learner.costs, len(batch.y_N)
-        z_NF = network.features(batch.x_NCHW)
+        z_NF = network(batch.x_NCHW)
         loss, d_logits_NR = head_pass(network.head, z_NF, batch.y_N, network.head_grad)
         if self._buffer is None:
             self._buffer = torch.empty(1 + len(self.teachers), network.P)

@@ -71,7 +71,7 @@ class RestoreRule:
     def __call__(self, learner: Learner, batch: Batch) -> float:
         """Fill the learner's gradient with g'."""
         network = learner.network
-        z_NF = network.features(batch.x_NCHW)
+        z_NF = network(batch.x_NCHW)
         loss, d_logits_NR = head_pass(network.head, z_NF, batch.y_N, network.head_grad)
         if self._buffer is None:
             self._buffer = torch.empty(1 + min(len(self.labels_NC), self.settings.signature_tasks), network.P)
@@ -136,7 +136,7 @@ class SecondUseRule:
         if self._buffer is None:
             self._buffer = torch.empty(2, network.P)
         repeat_draws = torch_mark()
-        z_NF = network.features(batch.x_NCHW)
+        z_NF = network(batch.x_NCHW)
         loss, d_logits_NR = head_pass(network.head, z_NF, batch.y_N, network.head_grad)
         backward_into(network, z_NF, d_logits_NR @ network.head[:, :-1], self._buffer[0])
         learner.log.add(learner.costs.forward_backward("train", len(batch.y_N), network.rows))
