@@ -122,8 +122,8 @@ class TrainingConfig(Frozen):
     shuffle: Flag = True
     """Whether the examples of a visit come in a new order in each epoch."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the host's products and convolutions; bfloat16 is faster where the processor has it. What is emulated, and what
-    is sent, is float32 in any case."""
+    """Of the host's products and convolutions; bfloat16 is faster where the processor has it. What is emulated, and
+    what is sent, is float32 in any case."""
     optimizer: Annotated[AdamOptimizer | SgdOptimizer, Field(discriminator="name")] = AdamOptimizer()
 
 
