@@ -41,8 +41,8 @@ def accuracy_over_tasks(curves: Mapping[str, AccuracyCurve]) -> Figure:
                 "hovertemplate": "%{y:.1%} (clients %{customdata[0]:.1%} to %{customdata[1]:.1%})",
             },
         ]
-    layout = _layout("tasks learnt", "average accuracy") | {"hovermode": "x unified"}
-    layout["xaxis"] |= {"dtick": _whole_steps(max(len(curve.mean_T) for curve in curves.values()))}
+    layout = base_layout("tasks learnt", "average accuracy") | {"hovermode": "x unified"}
+    layout["xaxis"] |= {"dtick": whole_steps(max(len(curve.mean_T) for curve in curves.values()))}
     layout["yaxis"] |= _SHARE_AXIS
     return {"data": traces, "layout": layout}
 
@@ -57,7 +57,7 @@ def accuracy_against(x_T: Array, curves: Mapping[str, AccuracyCurve], *, unit: s
         }
         for model, curve in curves.items()
     ]
-    layout = _layout(f"{quantity} ({unit})", "average accuracy")
+    layout = base_layout(f"{quantity} ({unit})", "average accuracy")
     layout["xaxis"] |= {"rangemode": "tozero"}
     layout["yaxis"] |= _SHARE_AXIS
     return {"data": traces, "layout": layout}
@@ -83,7 +83,7 @@ def accuracy_heat_map(matrix_TT: Array) -> Figure:
     }
     if len(tasks) <= MOST_TASKS_WITH_NUMBERS:
         trace |= {"texttemplate": "%{z:.0%}", "textfont": {"color": "$text"}}
-    layout = _layout("accuracy on task", "after learning task")
+    layout = base_layout("accuracy on task", "after learning task")
     layout["xaxis"] |= {"type": "category", "showgrid": False}
     layout["yaxis"] |= {"type": "category", "showgrid": False, "autorange": "reversed"}
     return {"data": [trace], "layout": layout}
@@ -105,7 +105,7 @@ def time_per_device(uses: Sequence[DeviceUse]) -> Figure:
         }
         for part in PARTS
     ]
-    layout = _layout(f"{unit} of virtual time", "") | {"barmode": "stack", "bargap": 0.35}
+    layout = base_layout(f"{unit} of virtual time", "") | {"barmode": "stack", "bargap": 0.35}
     layout["yaxis"] |= {"autorange": "reversed", "showgrid": False, "type": "category"}
     return {"data": traces, "layout": layout}
 
@@ -126,8 +126,8 @@ def compute_over_tasks(uses: Sequence[DeviceUse]) -> Figure:
         }
         for place, use in enumerate(uses)
     ]
-    layout = _layout("task", f"{unit} of computing") | {"hovermode": "x unified"}
-    layout["xaxis"] |= {"dtick": _whole_steps(max((len(use.compute_s_by_task) for use in uses), default=1))}
+    layout = base_layout("task", f"{unit} of computing") | {"hovermode": "x unified"}
+    layout["xaxis"] |= {"dtick": whole_steps(max((len(use.compute_s_by_task) for use in uses), default=1))}
     layout["yaxis"] |= {"rangemode": "tozero"}
     return {"data": traces, "layout": layout}
 
@@ -152,7 +152,7 @@ def bytes_per_round(rounds: RoundBytes) -> Figure:
         for part, sizes in (("upload", rounds.upload_bytes), ("download", rounds.download_bytes))
     ]
     starts = [n for n in numbers[1:] if rounds.task_index[n - 1] != rounds.task_index[n - 2]]
-    layout = _layout("round, counted over the run", unit) | {"barmode": "stack", "bargap": 0.15}
+    layout = base_layout("round, counted over the run", unit) | {"barmode": "stack", "bargap": 0.15}
     layout["shapes"] = [
         {"type": "line", "x0": n - 0.5, "x1": n - 0.5, "yref": "paper", "y0": 0, "y1": 1}
         | {"line": {"color": "$muted", "width": 1, "dash": "dot"}}
@@ -188,7 +188,8 @@ def _line(x: Sequence[float | None], y: Array, model: str) -> Figure:
     }
 
 
-def _layout(x_title: str, y_title: str) -> Figure:
+def base_layout(x_title: str, y_title: str) -> Figure:
+    """Return the layout that every plot starts from, with the titles of its axes."""
     axis = {"gridcolor": "$grid", "linecolor": "$grid", "zeroline": False, "automargin": True}
     return {
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": "$text"},
@@ -204,7 +205,7 @@ def _layout(x_title: str, y_title: str) -> Figure:
     }
 
 
-def _whole_steps(longest: int) -> int:
+def whole_steps(longest: int) -> int:
     """Return a distance of ticks that gives at most ten of them."""
     return max(1, -(-longest // 10))
 
