@@ -29,11 +29,18 @@ def case_style(number: int) -> tuple[str, int]:
 
 
 def lines_over_tasks(
-    numbers: ComparisonNumbers, metric: str, model: str | None, *, x_title: str, y_title: str, share: bool
+    numbers: ComparisonNumbers,
+    metric: str,
+    model: str | None,
+    *,
+    x_title: str,
+    y_title: str,
+    share: bool,
+    from_zero: bool = True,
 ) -> Figure:
     """Return a metric task by task, a line for each case that has it, with the interval of each mean as a band.
 
-    *share*: the metric is a share, shown in %; the axis of any other starts at 0.
+    *share*: the metric is a share, shown in %. *from_zero*: the axis starts at 0.
     """
     bands = len(numbers.labels) <= MOST_BANDS
     traces: list[Figure] = []
@@ -48,7 +55,9 @@ def lines_over_tasks(
     layout = base_layout(x_title, y_title) | {"showlegend": False}
     layout["hovermode"] = "x unified" if len(numbers.labels) <= MOST_IN_ONE_LABEL else "closest"
     layout["xaxis"] |= {"dtick": whole_steps(max(numbers.tasks(metric, model), default=0) + 1)}
-    layout["yaxis"] |= {"tickformat": ".0%"} if share else {"rangemode": "tozero"}
+    layout["yaxis"] |= {"rangemode": "tozero" if from_zero else "nonnegative"} | (
+        {"tickformat": ".1~%"} if share else {}
+    )
     return {"data": traces, "layout": layout}
 
 
@@ -80,9 +89,9 @@ def _band(number: int, known: dict[int, Interval]) -> list[Figure]:
     colour, _ = case_style(number)
     ends = {place: (one.low, one.high) for place, one in known.items() if one.low is not None and one.high is not None}
     edge: Figure = {"type": "scatter", "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "x": list(ends)}
-    edge |= {"legendgroup": str(number), "opacity": 0.16}
+    edge |= {"legendgroup": str(number)}
     low, high = ([_rounded(pair[side]) for pair in ends.values()] for side in (0, 1))
-    return [edge | {"y": low}, edge | {"y": high, "fill": "tonexty", "fillcolor": f"${colour}"}] if ends else []
+    return [edge | {"y": low}, edge | {"y": high, "fill": "tonexty", "fillcolor": f"${colour}-band"}] if ends else []
 
 
 def learning_against_forgetting(numbers: ComparisonNumbers, model: str) -> Figure:
@@ -112,8 +121,8 @@ def learning_against_forgetting(numbers: ComparisonNumbers, model: str) -> Figur
             }
         )
     layout = base_layout("accuracy right after learning", "forgetting") | {"showlegend": False, "hovermode": "closest"}
-    layout["xaxis"] |= {"tickformat": ".0%"}
-    layout["yaxis"] |= {"tickformat": ".0%", "zeroline": True, "zerolinecolor": "$grid"}
+    layout["xaxis"] |= {"tickformat": ".1~%"}
+    layout["yaxis"] |= {"tickformat": ".1~%", "zeroline": True, "zerolinecolor": "$grid"}
     return {"data": traces, "layout": layout}
 
 

@@ -53,9 +53,10 @@ def render_comparison(numbers: ComparisonNumbers) -> str:
 
 def _seeds(numbers: ComparisonNumbers) -> str:
     plan = numbers.plan
-    if not plan.choosing_seeds:
-        return f"seeds {_listed(plan.seeds)}"
-    return f"settings chosen on seeds {_listed(plan.choosing_seeds)}, reported on seeds {_listed(plan.reporting_seeds)}"
+    reported = _named(plan.reporting_seeds)
+    return (
+        f"settings chosen on {_named(plan.choosing_seeds)}, reported on {reported}" if plan.choosing_seeds else reported
+    )
 
 
 def _warnings(numbers: ComparisonNumbers) -> str:
@@ -126,7 +127,9 @@ def _line_plots(numbers: ComparisonNumbers, metric: str, y_title: str) -> tuple[
     plots = []
     for model in MODELS:
         known = bool(numbers.tasks(metric, model))
-        figure = lines_over_tasks(numbers, metric, model, x_title="tasks learnt", y_title=y_title, share=True)
+        figure = lines_over_tasks(
+            numbers, metric, model, x_title="tasks learnt", y_title=y_title, share=True, from_zero=False
+        )
         name = f"{metric.replace('_', '-')}-{model}"
         missing = f"No run has scores of the {model} model."
         plots.append(
@@ -158,7 +161,7 @@ def _forgetting(numbers: ComparisonNumbers) -> Section:
         "Backward transfer is the final accuracy minus that right after learning. Means over past tasks.",
         plots,
         forgetting_table(numbers),
-        legend(numbers),
+        legend(numbers, repeated=True),
     )
 
 
@@ -187,7 +190,7 @@ def _costs(numbers: ComparisonNumbers) -> Section:
         "emulated devices; host time is what the simulation took, added up over the visits.",
         (plot,),
         cost_table(numbers),
-        legend(numbers),
+        legend(numbers, repeated=True),
     )
 
 
@@ -220,7 +223,7 @@ def _integration(numbers: ComparisonNumbers) -> list[Section]:
     if not plots:
         return []
     text = "Of the training steps whose gradient was checked against those of past tasks, how many went against one."
-    return [Section("Gradient integration", text, plots, above=legend(numbers))]
+    return [Section("Gradient integration", text, plots, above=legend(numbers, repeated=True))]
 
 
 def _transfer(numbers: ComparisonNumbers) -> list[Section]:
@@ -272,6 +275,10 @@ def _settings(overrides: tuple[str, ...]) -> list[str]:
 
 def _many(count: int, noun: str) -> str:
     return f"1 {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _named(seeds: tuple[int, ...]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {_listed(seeds)}"
 
 
 def _listed(seeds: tuple[int, ...] | list[int]) -> str:

@@ -19,6 +19,8 @@ from fedknow_ray.units import format_bytes, format_duration
 
 _NO_FIGURE = "<td class='none'>–</td>"
 _STRIP_PX = 132
+# Above this the legend of every section would be longer than its plots.
+MOST_LABELS_REPEATED = 8
 _FORMATS: dict[str, Callable[[float], str]] = {
     "upload_bytes": format_bytes,
     "download_bytes": format_bytes,
@@ -32,19 +34,26 @@ _COST_NAMES = ("uploaded", "downloaded", "virtual time", "energy", "host CPU tim
 
 def case_key(numbers: ComparisonNumbers, label: str) -> str:
     """Return a case's number, its line as the plots draw it, and its label, as HTML."""
-    number = numbers.labels.index(label)
+    return f"{_line_key(numbers.labels.index(label))} {escape(label)}"
+
+
+def _line_key(number: int) -> str:
     colour, dash = case_style(number)
     return (
         f"<svg class='key' viewBox='0 0 24 10' style='color:var(--{colour})' aria-hidden='true'>"
-        f"<path d='M0 5H24' stroke-dasharray='{SVG_DASHES[dash]}'/></svg>"
-        f"<span class='number'>{number + 1}</span> {escape(label)}"
+        f"<path d='M0 5H24' stroke-dasharray='{SVG_DASHES[dash]}'/></svg><span class='number'>{number + 1}</span>"
     )
 
 
-def legend(numbers: ComparisonNumbers) -> str:
-    """Return the legend of the plots below it: a button for each case, which shows or hides it in all plots."""
+def legend(numbers: ComparisonNumbers, *, repeated: bool = False) -> str:
+    """Return the legend of the plots below it: a button for each case, which shows or hides it in all plots.
+
+    *repeated*: the page has said the labels before, so that many cases have only their numbers here.
+    """
+    brief = repeated and len(numbers.labels) > MOST_LABELS_REPEATED
     buttons = "".join(
-        f"<button type='button' data-case='{number}' aria-pressed='true'>{case_key(numbers, label)}</button>"
+        f"<button type='button' data-case='{number}' aria-pressed='true' title='{escape(label)}'>"
+        f"{_line_key(number) if brief else case_key(numbers, label)}</button>"
         for number, label in enumerate(numbers.labels)
     )
     return f"<div class='legend' role='group' aria-label='Cases shown in the plots'>{buttons}</div>"
@@ -129,7 +138,7 @@ def pair_matrix(numbers: ComparisonNumbers, model: str) -> str:
         for label in labels
     ]
     head = ["case", *(str(numbers.labels.index(label) + 1) for label in labels)]
-    return _table(numbers, f"Row minus column in points of average accuracy, {model} model", head, rows)
+    return _table(numbers, f"Row minus column in points of average accuracy, {model} model", head, rows, "pairs")
 
 
 def transfer_table(numbers: ComparisonNumbers) -> str:
@@ -150,20 +159,24 @@ def seed_table(numbers: ComparisonNumbers) -> str:
     rows = []
     for label in numbers.labels:
         by_model = [numbers.values(label, Measure("average_accuracy", model)) for model in MODELS]
-        cells = [f"<td>{values[s]:.1%}</td>" if s in values else _NO_FIGURE for values in by_model for s in seeds]
+        cells = [f"<td>{_percent(values[s])}</td>" if s in values else _NO_FIGURE for values in by_model for s in seeds]
         rows.append((label, cells))
     head = ["case", *(f"seed {seed}, {model}" for model in MODELS for seed in seeds)]
     return _table(numbers, "Average accuracy with each seed", head, rows)
 
 
 def _table(
-    numbers: ComparisonNumbers, caption: str, head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]
+    numbers: ComparisonNumbers,
+    caption: str,
+    head: Sequence[str],
+    rows: Iterable[tuple[str, Sequence[str]]],
+    style: str = "",
 ) -> str:
     """Return a table of cases; *rows* are a label and its cells, which are HTML."""
     head_html = "".join(f"<th scope='col'>{escape(text)}</th>" for text in head)
     body_html = "".join(f"<tr>{_case_heading(numbers, label)}{''.join(cells)}</tr>" for label, cells in rows)
     return (
-        f"<div class='scroll' tabindex='0'><table class='cases'><caption>{escape(caption)}</caption>"
+        f"<div class='scroll' tabindex='0'><table class='cases {style}'><caption>{escape(caption)}</caption>"
         f"<thead><tr>{head_html}</tr></thead><tbody>{body_html}</tbody></table></div>"
     )
 
@@ -176,7 +189,7 @@ def _case_heading(numbers: ComparisonNumbers, label: str) -> str:
 
 
 def _share_cell(interval: Interval | None) -> str:
-    return _NO_FIGURE if interval is None else f"<td>{interval.mean:.1%}{_plus_minus(interval)}</td>"
+    return _NO_FIGURE if interval is None else f"<td>{_percent(interval.mean)}{_plus_minus(interval)}</td>"
 
 
 def _plus_minus(interval: Interval) -> str:
@@ -187,7 +200,9 @@ def _shaded_cell(interval: Interval | None, lowest: float, highest: float) -> st
     if interval is None:
         return _NO_FIGURE
     place = (interval.mean - lowest) / (highest - lowest) if highest > lowest else 0.5
-    return f"<td class='shaded' style='--place:{100 * place:.0f}%'>{interval.mean:.1%}{_plus_minus(interval)}</td>"
+    return (
+        f"<td class='shaded' style='--place:{100 * place:.0f}%'>{_percent(interval.mean)}{_plus_minus(interval)}</td>"
+    )
 
 
 def _judged_cell(numbers: ComparisonNumbers, label: str, measure: Measure) -> str:
@@ -195,8 +210,13 @@ def _judged_cell(numbers: ComparisonNumbers, label: str, measure: Measure) -> st
     interval, difference = numbers.interval(label, measure), numbers.difference(label, measure)
     if interval is None:
         return _NO_FIGURE
-    below = "" if difference is None else f"<br>{_verdict(difference, _points(difference.interval.mean))}"
-    return f"<td title='{escape(_told(difference))}'>{interval.mean:.1%}{_plus_minus(interval)}{below}</td>"
+    below = "" if difference is None else f"<br>{_verdict(difference, _judged(difference))}"
+    return f"<td title='{escape(_told(difference))}'>{_percent(interval.mean)}{_plus_minus(interval)}{below}</td>"
+
+
+def _judged(difference: Difference) -> str:
+    points, kind = _points(difference.interval.mean), _kind(difference)
+    return points if kind == "open" else f"{points} {kind}"
 
 
 def _against_cell(numbers: ComparisonNumbers, label: str, measure: Measure, widest: float) -> str:
@@ -243,7 +263,7 @@ def _strip(difference: Difference, widest: float) -> str:
     """Return the interval drawn beside zero, all strips of a table to the same scale."""
     interval = difference.interval
     low, mean, high = (
-        _STRIP_PX / 2 * (1 + 0.96 * (interval.mean if end is None else end) / widest)
+        _STRIP_PX / 2 * (1 + 0.92 * (interval.mean if end is None else end) / widest)
         for end in (interval.low, interval.mean, interval.high)
     )
     return (
@@ -275,4 +295,14 @@ def _ends(low: float, high: float) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+    """Return a difference in points, one digit after the point; without a sign where it rounds to 0.
+
+    >>> _points(0.0123), _points(-0.0123), _points(-0.0001)
+    ('+1.2', '−1.2', '0.0')
+    """
+    points = round(100 * share, 1)
+    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}".replace("-", "−")
