@@ -3,15 +3,17 @@
     config -> data -> scenario -> backend -> manifest -> rounds, rows flushed after each -> summary
 
 Whatever the user can get wrong is found before the backend starts. Nothing is left behind if the run cannot start; an
-interrupted run keeps what it recorded, says so in its events, and has no summary.
+interrupted run keeps what it recorded, says so in its events, and has no summary. A run can be saved at boundaries and
+another started from there (`experiment.checkpoint`).
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
@@ -22,10 +24,19 @@ from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import UserError
 from fedknow_ray.experiment.assembly import Parts, open_data, put_together
 from fedknow_ray.experiment.catalogue import CATALOGUE
+from fedknow_ray.experiment.checkpoint import (
+    Checkpoint,
+    Contents,
+    make_folder,
+    open_checkpoint,
+    past_tables,
+    save_checkpoint,
+)
 from fedknow_ray.experiment.manifest import make_manifest
 from fedknow_ray.experiment.summary import summarise
+from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.executor import Executor
-from fedknow_ray.federation.scheduler import Progress, Scheduler
+from fedknow_ray.federation.scheduler import Progress, Scheduler, SchedulerState
 from fedknow_ray.results.run import Run, load
 from fedknow_ray.results.schema import EventRow, PlacementRow
 from fedknow_ray.results.store import ResultStore, RunDirectory
@@ -82,14 +93,21 @@ def execute(
     address: str | None = None,
     out: str | Path | None = None,
     watcher: Watcher | None = None,
+    start_from: str | Path | None = None,
+    save_at: Collection[Boundary] = (),
+    checkpoints: str | Path | None = None,
 ) -> Run:
     """Run a config and return the finished run.
 
     *backend* "ray" starts a Ray of its own unless *address* names a cluster; "local" does everything in this process,
     to the same bits. *out* is the run directory, new or empty; without it `runs/<time>-<name>`.
 
+    *start_from* is a checkpoint of a run with the same past; the run is then, to the bit, what it would be from its
+    beginning, and has all rows from there. At the boundaries *save_at* it is saved in the folder *checkpoints*, as
+    `<boundary>.ckpt`.
+
     Raises:
-        UserError: if the config, the data or the arguments are wrong.
+        UserError: if the config, the data, the checkpoint or the arguments are wrong.
         PlacementError: if the nodes cannot hold the fleet.
     """
     started_s = time.perf_counter()
@@ -98,29 +116,92 @@ def execute(
         raise UserError("--address goes with --backend ray; the local backend uses no cluster")
     config = read_config(path, overrides)
     name = resolve_run_name(path)
+    past = None if start_from is None else _open_past(Path(start_from), config)
+    _check_save_at(save_at, checkpoints, config, past)
     watcher.stage(f"reading {config.scenario.dataset}")
     dataset = open_data(config)
     parts = put_together(config, dataset)
+    manifest = make_manifest(name, config, dataset, parts.start, parts.ledger.devices, backend)
+    data = {key: manifest["digests"][key] for key in ("dataset_sha256", "initial_parameters_sha256")}
+    if past is not None:
+        past.check_data(data)
+        manifest["started_from"] = past.origin()
+        # the seconds of the past count as if they had been spent here
+        started_s -= past.wall_s
+    saving = _Saving(config, frozenset(save_at), Path(checkpoints or "."), data, started_s)
     with _new_directory(out, name, dump_yaml(config)) as directory:
         watcher.stage(f"starting {len(config.devices)} clients ({backend})")
         with open_executor(parts, backend, address) as executor:
-            manifest = make_manifest(name, config, dataset, parts.start, parts.ledger.devices, backend)
             directory.write_manifest(manifest)
-            _run_course(parts, executor, directory, watcher, started_s)
+            _run_course(parts, executor, directory, watcher, past, saving)
     return load(directory.path)
 
 
+def _open_past(path: Path, config: RunConfig) -> Checkpoint:
+    past = open_checkpoint(path)
+    past.check_past(config)
+    return past
+
+
+def _check_save_at(
+    save_at: Collection[Boundary], folder: str | Path | None, config: RunConfig, past: Checkpoint | None
+) -> None:
+    """Refuse boundaries that the run never comes to, before it starts, and make the folder for the others."""
+    if not save_at:
+        return
+    if folder is None:
+        raise UserError("save_at needs checkpoints, the folder to save in")
+    last = Boundary(config.scenario.tasks - 1, True)
+    missed = [b for b in sorted(save_at) if b > last or b.task_index < 0 or (past and b <= past.state.boundary)]
+    if missed:
+        start = "the beginning" if past is None else str(past.state.boundary)
+        names = ", ".join(map(str, missed))
+        raise UserError(f"a run from {start} to {last} cannot be saved at {names}; name boundaries in between")
+    make_folder(Path(folder))
+
+
+@dataclass(frozen=True, slots=True)
+class _Saving:
+    """Where and when a run is saved; *data* the digests of what it works on, *started_s* when the host clock began."""
+
+    config: RunConfig
+    boundaries: frozenset[Boundary]
+    folder: Path
+    data: Mapping[str, str]
+    started_s: float
+
+    @property
+    def wall_s(self) -> float:
+        """Host seconds since the run began."""
+        return time.perf_counter() - self.started_s
+
+    def save(self, state: SchedulerState, executor: Executor, store: ResultStore) -> None:
+        """Save a run that stands at a boundary."""
+        contents = Contents(executor.save(), past_tables(store))
+        save_checkpoint(self.folder, self.config, state, contents, data=self.data, wall_s=self.wall_s)
+
+
 def _run_course(
-    parts: Parts, executor: PlacedExecutor, directory: RunDirectory, watcher: Watcher, started_s: float
+    parts: Parts,
+    executor: PlacedExecutor,
+    directory: RunDirectory,
+    watcher: Watcher,
+    past: Checkpoint | None,
+    saving: _Saving,
 ) -> None:
     store = ResultStore(directory)
     placement = executor.placement()
     store.append(placement)
     store.append(_packing_event(parts, placement))
-    scheduler = Scheduler(parts.course, parts.ledger, parts.policy, executor, store.append)
+    start = None if past is None else past.state
+    scheduler = Scheduler(parts.course, parts.ledger, parts.policy, executor, store.append, start)
     try:
+        if past is not None:
+            _take_up(past, executor, store)
         for progress in scheduler.run():
             store.flush()
+            if progress.boundary in saving.boundaries:
+                saving.save(scheduler.state(), executor, store)
             watcher.advance(progress)
         digest = executor.global_parameters_sha256()
     except KeyboardInterrupt:
@@ -135,10 +216,18 @@ def _run_course(
         store.table("accuracy"),
         store.table("visits"),
         virtual_time_s=scheduler.now_s,
-        wall_s=time.perf_counter() - started_s,
+        wall_s=saving.wall_s,
         parameters_sha256=digest,
     )
     directory.write_summary({"run_dir": str(directory.path), **summary})
+
+
+def _take_up(past: Checkpoint, executor: Executor, store: ResultStore) -> None:
+    """Put the run where its past ended; what was read of the past is let go of when this returns."""
+    contents = past.contents()
+    executor.restore(contents.saved)
+    store.take_over(contents.tables)
+    store.flush()
 
 
 def _packing_event(parts: Parts, placement: Sequence[PlacementRow]) -> list[EventRow]:

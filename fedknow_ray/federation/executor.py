@@ -6,11 +6,21 @@ what comes back is metadata.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from fedknow_ray.federation.scoring import Score
 from fedknow_ray.federation.visit import VisitOrder, VisitReport
+from fedknow_ray.transport.payload import Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """All that a backend holds of a run: the present broadcast, and each client's state as `state_bytes` has it."""
+
+    broadcast: Buffer
+    states: Mapping[int, bytes]
 
 
 class Executor(Protocol):
@@ -33,3 +43,9 @@ class Executor(Protocol):
 
     def global_parameters_sha256(self) -> str:
         """Return the digest of the present broadcast's arrays, in hexadecimal."""
+
+    def save(self) -> Saved:
+        """Return all that is held, while no visit is under way; another backend or packing can restore it."""
+
+    def restore(self, saved: Saved) -> None:
+        """Hold what was saved, of the same clients, instead of what is held now."""

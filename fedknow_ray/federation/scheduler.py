@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.executor import Executor
 from fedknow_ray.federation.ledger import Ledger, PricedVisit
 from fedknow_ray.federation.policies import Synchronous
@@ -52,16 +53,49 @@ class Progress:
     transferred_bytes: int
     accuracy: float | None
 
+    @property
+    def boundary(self) -> Boundary | None:
+        """The boundary that the run stands at; None between the rounds of a task."""
+        last_round = (self.task_index + 1) * self.rounds_total == self.rounds_done * self.tasks
+        return Boundary(self.task_index, self.task_finished) if last_round else None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerState:
+    """All that a scheduler knows at a boundary of a run: where it goes on.
+
+    *trained* the clients that have had a training visit in the boundary's task.
+    """
+
+    boundary: Boundary
+    now_s: float
+    transferred_bytes: int
+    accuracy: float | None
+    trained: frozenset[int]
+
 
 class Scheduler:
-    """Runs a course on an executor."""
+    """Runs a course on an executor, from its beginning or from the boundary of *start*.
 
-    def __init__(self, course: Course, ledger: Ledger, policy: Synchronous, executor: Executor, record: Record) -> None:
+    With *start* the executor holds what it held at that boundary.
+    """
+
+    def __init__(
+        self,
+        course: Course,
+        ledger: Ledger,
+        policy: Synchronous,
+        executor: Executor,
+        record: Record,
+        start: SchedulerState | None = None,
+    ) -> None:
         self._course, self._ledger, self._policy = course, ledger, policy
         self._executor, self._record = executor, record
-        self._clock: EventQueue[PricedVisit] = EventQueue()
-        self._transferred_bytes = 0
-        self._accuracy: float | None = None
+        self._boundary = None if start is None else start.boundary
+        self._clock: EventQueue[PricedVisit] = EventQueue(0.0 if start is None else start.now_s)
+        self._transferred_bytes = 0 if start is None else start.transferred_bytes
+        self._accuracy = None if start is None else start.accuracy
+        self._trained = set[int]() if start is None else set(start.trained)
 
     @property
     def now_s(self) -> float:
@@ -70,23 +104,41 @@ class Scheduler:
 
     def run(self) -> Iterator[Progress]:
         """Run all tasks; yield after each round and after each task's end, when all rows so far are recorded."""
-        for task_index in range(self._course.tasks):
-            trained: set[int] = set()
+        start = self._boundary
+        if start is not None and not start.finished:
+            yield self._end_task(start.task_index)
+        for task_index in range(0 if start is None else start.task_index + 1, self._course.tasks):
+            self._trained = set()
             for round_index in range(self._course.rounds_per_task):
-                self._round(task_index, round_index, trained)
+                self._round(task_index, round_index)
                 yield self._progress(task_index, round_index)
-            self._finish_task(task_index, trained)
-            self._score(task_index)
-            yield self._progress(task_index, self._course.rounds_per_task)
+            yield self._end_task(task_index)
 
-    def _round(self, task_index: int, round_index: int, trained: set[int]) -> None:
+    def state(self) -> SchedulerState:
+        """Return what another scheduler needs to go on from the boundary at which `run` has just yielded.
+
+        Raises:
+            ValueError: if the run does not stand at a boundary.
+        """
+        if self._boundary is None:
+            raise ValueError(f"at {self.now_s} s the run stands at no boundary")
+        return SchedulerState(
+            self._boundary, self.now_s, self._transferred_bytes, self._accuracy, trained=frozenset(self._trained)
+        )
+
+    def _end_task(self, task_index: int) -> Progress:
+        self._finish_task(task_index)
+        self._score(task_index)
+        return self._progress(task_index, self._course.rounds_per_task)
+
+    def _round(self, task_index: int, round_index: int) -> None:
         start_s = self.now_s
         cohort = self._policy.cohort(task_index, round_index, self._course.rounds_per_task)
-        visits = [self._priced(VisitKind.TRAIN, c, task_index, round_index, c in trained) for c in cohort]
+        visits = [self._priced(VisitKind.TRAIN, c, task_index, round_index, c in self._trained) for c in cohort]
         federated = self._ledger.method.federated
         weights = [float(visit.order.facts.images) for visit in visits] if federated else None
         self._make(visits, weights)
-        trained.update(cohort)
+        self._trained.update(cohort)
         if federated:
             self._executor.commit()
         refined: list[PricedVisit] = []
@@ -104,8 +156,8 @@ class Scheduler:
         )
         self._record([row])
 
-    def _finish_task(self, task_index: int, trained: set[int]) -> None:
-        last = self._course.rounds_per_task
+    def _finish_task(self, task_index: int) -> None:
+        last, trained = self._course.rounds_per_task, self._trained
         visits = [self._priced(VisitKind.FINISH_TASK, c, task_index, last, c in trained) for c in self._course.clients]
         self._make(visits, None)
 
@@ -156,7 +208,7 @@ class Scheduler:
 
     def _progress(self, task_index: int, round_index: int) -> Progress:
         per_task = self._course.rounds_per_task
-        return Progress(
+        progress = Progress(
             task_index=task_index,
             tasks=self._course.tasks,
             round_index=round_index,
@@ -167,3 +219,5 @@ class Scheduler:
             transferred_bytes=self._transferred_bytes,
             accuracy=self._accuracy,
         )
+        self._boundary = progress.boundary
+        return progress

@@ -5,7 +5,7 @@ The same class serves in the local backend and inside a Ray actor, which is what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fedknow_ray.federation.scoring import Score, score_client
+from fedknow_ray.federation.state_bytes import dump_state, load_state
 from fedknow_ray.federation.visit import SharedModel, VisitOrder, VisitReport, make_visit
 from fedknow_ray.methods.costs import StepCosts
 from fedknow_ray.methods.learner import Learner, Normalisation
@@ -103,6 +104,21 @@ class ClientWorker:
         model = None if shared is None else SharedModel.of(decode(shared))
         tests = [self._test_data(client_id, task_index) for task_index in range(learnt_tasks)]
         return list(score_client(client_id, self._learner, self._states[client_id], model, tests))
+
+    def states(self) -> dict[int, bytes]:
+        """Return every client's state as bytes."""
+        return {client_id: dump_state(state) for client_id, state in self._states.items()}
+
+    def adopt(self, states: Mapping[int, bytes]) -> None:
+        """Give clients of this worker the states that such bytes hold.
+
+        Raises:
+            ValueError: if a client lives elsewhere.
+        """
+        strangers = sorted(states.keys() - self._states.keys())
+        if strangers:
+            raise ValueError(f"clients {strangers} do not live here")
+        self._states.update({client_id: load_state(data) for client_id, data in states.items()})
 
     def _training_data(self, facts: VisitFacts) -> TaskData:
         scenario, client_id, task_index = self._assembly.scenario, facts.client_id, facts.task_index

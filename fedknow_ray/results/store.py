@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +27,16 @@ CONFIG_FILE, MANIFEST_FILE, SUMMARY_FILE = "config.yaml", "manifest.json", "summ
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Make *path* hold *data*: it has its old content, or none, until all of the new content is on the disk.
+    """Make *path* hold *data*, like `replacing` for content that is whole already."""
+    with replacing(path) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a stream for the new content of *path*, which has its old content, or none, until all of it is on the disk.
+
+    If the block raises, nothing has changed.
 
     Raises:
         RunDirectoryError: if the operating system refuses (disk full, no permission); the old file is untouched.
@@ -34,7 +44,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - the tests make this very call fail
@@ -132,7 +142,8 @@ class ResultStore:
     def __init__(self, directory: RunDirectory) -> None:
         self._path = directory.path
         self._pending: dict[str, list[Row]] = {table: [] for table in TABLES}
-        self._written: dict[str, pa.Table] = {}
+        self._tables = {table: schema.empty_table() for table, schema in TABLES.items()}
+        self._unwritten = set(TABLES)
 
     def append(self, rows: Row | Iterable[Row]) -> None:
         """Add one row or several, of any of the row types; nothing is written before `flush`.
@@ -150,6 +161,13 @@ class ResultStore:
                     raise ValueError(f"{table}.{name} may not be null")
             self._pending[table].append(row)
 
+    def take_over(self, tables: Mapping[str, pa.Table]) -> None:
+        """Add the rows of another run's tables, by name, behind those that are there."""
+        for name, rows in tables.items():
+            whole = pa.concat_tables([self.table(name), rows])
+            self._unwritten.add(name)
+            self._pending[name], self._tables[name] = [], whole
+
     def flush(self) -> None:
         """Write the tables that have new rows; costs nothing for the others.
 
@@ -160,18 +178,17 @@ class ResultStore:
         """
         for table in TABLES:
             pending = self._pending[table]
-            if not pending and table in self._written:
+            if not pending and table not in self._unwritten:
                 continue
-            whole = pa.concat_tables([self._written.get(table, TABLES[table].empty_table()), _to_arrow(table, pending)])
+            whole = self.table(table)
             write_atomically(self._path / f"{table}.parquet", _to_parquet(whole))
             # one assignment each, new list first: Ctrl-C in between must not leave rows that would be written twice
-            self._pending[table], self._written[table] = [], whole
+            self._pending[table], self._tables[table] = [], whole
+            self._unwritten.discard(table)
 
     def table(self, name: str) -> pa.Table:
         """Return all rows of a table so far, flushed or not."""
-        return pa.concat_tables(
-            [self._written.get(name, TABLES[name].empty_table()), _to_arrow(name, self._pending[name])]
-        )
+        return pa.concat_tables([self._tables[name], _to_arrow(name, self._pending[name])])
 
 
 _REQUIRED = {table: [field.name for field in schema if not field.nullable] for table, schema in TABLES.items()}

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from fedknow_ray.federation.aggregation import TreeMean, blocks_of, sum_block
+from fedknow_ray.federation.executor import Saved
 from fedknow_ray.federation.scoring import Score
 from fedknow_ray.federation.visit import VisitOrder, VisitReport
 from fedknow_ray.federation.worker import Assembly, ClientWorker
@@ -60,6 +61,15 @@ class LocalExecutor:
     def global_parameters_sha256(self) -> str:
         """Return the digest of the present broadcast."""
         return payload_sha256(self._broadcast)
+
+    def save(self) -> Saved:
+        """Return the broadcast and every client's state."""
+        return Saved(self._broadcast, self._worker.states())
+
+    def restore(self, saved: Saved) -> None:
+        """Take over a broadcast and every client's state."""
+        self._worker.adopt(saved.states)
+        self._broadcast = saved.broadcast
 
     def global_model(self) -> Buffer:
         """Return the present broadcast."""

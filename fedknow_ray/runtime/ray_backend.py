@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from fedknow_ray.errors import UserError, WorkerError
 from fedknow_ray.federation.aggregation import blocks_of
+from fedknow_ray.federation.executor import Saved
 from fedknow_ray.federation.scoring import Score
 from fedknow_ray.federation.visit import VisitOrder, VisitReport
 from fedknow_ray.federation.worker import Assembly
@@ -144,6 +145,20 @@ class RayExecutor:
         """Fetch the present broadcast."""
         payload: Buffer = self._get(self._broadcast, VISIT_TIMEOUT_S, "the global model")
         return payload
+
+    def save(self) -> Saved:
+        """Fetch the broadcast, and the states of one actor after the other: the store holds one actor's at a time."""
+        states: dict[int, bytes] = {}
+        for actor, spec in zip(self._actors, self._specs, strict=True):
+            states |= self._get(actor.states.remote(), VISIT_TIMEOUT_S, f"saving of clients {list(spec.client_ids)}")
+        return Saved(self.global_model(), states)
+
+    def restore(self, saved: Saved) -> None:
+        """Send each actor its clients' states, one actor after the other, and put the broadcast."""
+        for actor, spec in zip(self._actors, self._specs, strict=True):
+            states = {client_id: saved.states[client_id] for client_id in spec.client_ids}
+            self._get(actor.adopt.remote(states), VISIT_TIMEOUT_S, f"restoring of clients {list(spec.client_ids)}")
+        self._broadcast = ray.put(saved.broadcast)
 
     def placement(self) -> list[PlacementRow]:
         """Return one row a client: its actor, node and process as the actor itself saw them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -40,3 +40,11 @@ class ClientActor:
     def score(self, client_id: int, learnt_tasks: int, shared: Buffer | None) -> list[Score]:
         """Return one client's scores."""
         return self._worker.score(client_id, learnt_tasks, shared)
+
+    def states(self) -> dict[int, bytes]:
+        """Return the states of the clients that live here."""
+        return self._worker.states()
+
+    def adopt(self, states: Mapping[int, bytes]) -> None:
+        """Give the clients that live here the states that they had in another run."""
+        self._worker.adopt(states)

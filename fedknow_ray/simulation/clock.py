@@ -14,7 +14,7 @@ E = TypeVar("E")
 
 
 class EventQueue(Generic[E]):
-    """Events to come, and the virtual time that has been reached.
+    """Events to come, and the virtual time that has been reached; *now_s* is where the clock begins.
 
     >>> queue = EventQueue[str]()
     >>> queue.push(2.0, "upload done"), queue.push(1.0, "compute done")
@@ -23,10 +23,10 @@ class EventQueue(Generic[E]):
     ((1.0, 'compute done'), 1.0)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: float = 0.0) -> None:
         self._heap: list[tuple[float, int, int, E]] = []
         self._sequence = 0
-        self._now_s = 0.0
+        self._now_s = now_s
 
     @property
     def now_s(self) -> float:

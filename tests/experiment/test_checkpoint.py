@@ -1,0 +1,314 @@
+"""Saved runs: what starts from one is the run from its beginning, to the bit, and no other may start from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from small import Recorder, tables, write_config
+
+from fedknow_ray.errors import UserError
+from fedknow_ray.experiment.checkpoint import (
+    CheckpointError,
+    Contents,
+    checkpoint_path,
+    open_checkpoint,
+    past_key,
+    save_checkpoint,
+)
+from fedknow_ray.experiment.run import execute, read_config
+from fedknow_ray.federation.boundary import Boundary
+from fedknow_ray.federation.executor import Saved
+from fedknow_ray.federation.scheduler import SchedulerState
+from fedknow_ray.results.run import Run, load
+
+TRAINED, FINISHED = Boundary(0, False), Boundary(0, True)
+EVERYWHERE = tuple(Boundary(task_index, finished) for task_index in range(2) for finished in (False, True))
+COMMON = {"training.rounds_per_task": 2}
+METHODS: dict[str, dict[str, Any]] = {
+    "fedavg": {"name": "fedavg"},
+    "local": {"name": "local"},
+    "fedknow": {"name": "fedknow"},
+    "no second use": {"name": "fedknow", "second_use": "off"},
+    "refining": {"name": "fedknow", "second_use": "after_aggregation"},
+    "authors' code": {"name": "fedknow", "variant": "authors_code"},
+}
+
+
+def go(folder: Path, overrides: Mapping[str, Any], out: str, **arguments: Any) -> Run:
+    return execute(write_config(folder), {**COMMON, **overrides}, backend="local", out=folder / out, **arguments)
+
+
+def same(run: Run, other: Run) -> None:
+    """Compare two finished runs in everything that a seed decides."""
+    assert run.summary is not None and other.summary is not None
+    for name, table in tables(run).items():
+        assert table.equals(tables(other)[name]), name
+    figures = [{k: v for k, v in r.summary.items() if k not in ("run_dir", "wall_s")} for r in (run, other)]
+    assert figures[0] == figures[1]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the small config, a run of FedAvg, and its checkpoints."""
+    folder = tmp_path_factory.mktemp("saved")
+    go(folder, {}, "run", save_at=EVERYWHERE, checkpoints=folder / "past")
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_run_that_starts_at_any_boundary_is_the_run_from_its_beginning(method: dict[str, Any], tmp_path: Path):
+    whole = go(tmp_path, {"method": method}, "whole", save_at=EVERYWHERE, checkpoints=tmp_path / "past")
+    for boundary in EVERYWHERE:
+        path = checkpoint_path(tmp_path / "past", boundary)
+        same(go(tmp_path, {"method": method}, str(boundary), start_from=path), whole)
+
+
+def test_dropout_and_shuffled_tasks_go_on_as_well(tmp_path: Path):
+    overrides = {"method.name": "fedknow", "scenario.task_order": "shuffled", "model.head": "global"}
+    whole = go(tmp_path, overrides, "whole", save_at=[FINISHED], checkpoints=tmp_path)
+    same(go(tmp_path, overrides, "fork", start_from=checkpoint_path(tmp_path, FINISHED)), whole)
+
+
+def test_a_run_that_was_taken_up_can_be_saved_again(saved: Path, tmp_path: Path):
+    go(tmp_path, {}, "b", start_from=saved / "past/task-0-trained.ckpt", save_at=[FINISHED], checkpoints=tmp_path)
+    same(go(tmp_path, {}, "c", start_from=tmp_path / "task-0-finished.ckpt"), load(saved / "run"))
+
+
+def test_host_seconds_of_the_past_are_kept_and_counted(saved: Path, tmp_path: Path):
+    path = saved / "past/task-0-finished.ckpt"
+    run, whole = go(tmp_path, {}, "run", start_from=path), load(saved / "run")
+    assert run.summary is not None
+    assert run.summary["wall_s"] > open_checkpoint(path).wall_s > 0
+    copied = pc.field("task_index") == 0
+    assert run.visits.filter(copied).equals(whole.visits.filter(copied))
+
+
+def test_the_manifest_says_where_a_run_started(saved: Path, tmp_path: Path):
+    path = saved / "past/task-0-trained.ckpt"
+    run = go(tmp_path, {}, "run", start_from=path)
+    config = read_config(write_config(tmp_path), COMMON)
+    assert run.manifest["started_from"] == {
+        "boundary": "task-0-trained",
+        "past_key": past_key(config, TRAINED),
+        "checkpoint_sha256": open_checkpoint(path).sha256,
+    }
+    assert "started_from" not in load(saved / "run").manifest
+
+
+def test_an_interrupted_run_can_be_taken_up_from_its_last_checkpoint(saved: Path, tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        watcher = Recorder(KeyboardInterrupt(), after=4)
+        go(tmp_path, {}, "lost", watcher=watcher, save_at=EVERYWHERE, checkpoints=tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["task-0-finished.ckpt", "task-0-trained.ckpt"]
+    same(go(tmp_path, {}, "run", start_from=tmp_path / "task-0-finished.ckpt"), load(saved / "run"))
+
+
+def test_an_interrupted_fork_keeps_its_past_and_says_when_it_was_interrupted(saved: Path, tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        watcher = Recorder(KeyboardInterrupt())
+        go(tmp_path, {}, "run", watcher=watcher, start_from=saved / "past/task-0-finished.ckpt")
+    run = load(tmp_path / "run")
+    assert run.summary is None
+    assert run.rounds["task_index"].to_pylist() == [0, 0, 1]
+    (event,) = [event for event in run.events.to_pylist() if event["kind"] == "interrupted"]
+    assert event["time_s"] == run.rounds["end_s"].to_pylist()[-1]
+
+
+def test_placement_may_differ(saved: Path, tmp_path: Path):
+    overrides = {"placement.clients_per_actor": 2}
+    same(go(tmp_path, overrides, "run", start_from=saved / "past/task-0-finished.ckpt"), load(saved / "run"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"seed": 2}, "seed: 1 there, 2 here"),
+        ({"training.optimizer.lr": 0.5}, "training.optimizer.lr: 0.001 there, 0.5 here"),
+        ({"scenario.tasks": 3}, "scenario.tasks: 2 there, 3 here"),
+        ({"method.name": "local"}, "method.method: fedknow_ray.methods.fedavg.FedAvg there"),
+    ],
+    ids=["seed", "learning rate", "tasks", "method"],
+)
+def test_another_past_is_refused_with_the_differences(
+    overrides: dict[str, Any], told: str, saved: Path, tmp_path: Path
+):
+    with pytest.raises(CheckpointError) as refused:
+        go(tmp_path, overrides, "run", start_from=saved / "past/task-0-finished.ckpt")
+    assert f"\n  {told}" in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_images_under_the_same_name_are_refused(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("fedknow_ray.experiment.manifest.dataset_digest", lambda dataset: "0" * 64)
+    with pytest.raises(CheckpointError, match=r"with other data or by other code:\n  dataset_sha256: \w+ there, 000"):
+        go(tmp_path, {}, "run", start_from=saved / "past/task-0-finished.ckpt")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda data: b"PAR1" + data, "is not a checkpoint of fedknow-ray"),
+        (lambda data: b"", "is not a checkpoint of fedknow-ray"),
+        (lambda data: data.replace(b"checkpoint 1", b"checkpoint 2", 1), "has checkpoint format 2, this program reads 1"),
+        (lambda data: data[:-100_000], "is broken"),
+        (lambda data: data[:30], "is broken"),
+        (lambda data: data[:5000] + bytes([data[5000] ^ 1]) + data[5001:], "is broken"),
+    ],
+    ids=["another file", "empty", "another format", "cut off", "hardly begun", "one bit"],
+)
+def test_a_file_that_is_no_whole_checkpoint_is_refused(change: Any, told: str, saved: Path, tmp_path: Path):
+    path = tmp_path / "past.ckpt"
+    path.write_bytes(change((saved / "past/task-0-finished.ckpt").read_bytes()))
+    with pytest.raises(CheckpointError, match=told):
+        go(tmp_path, {}, "run", start_from=path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"cannot read the checkpoint .*/none\.ckpt: No such file"):
+        go(tmp_path, {}, "run", start_from=tmp_path / "none.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("save_at", "told"),
+    [([Boundary(2, False)], "from the beginning to task-1-finished cannot be saved at task-2-trained")],
+)
+def test_boundaries_behind_the_end_are_refused(save_at: list[Boundary], told: str, tmp_path: Path):
+    with pytest.raises(UserError, match=told):
+        go(tmp_path, {}, "run", save_at=save_at, checkpoints=tmp_path / "past")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_boundaries_before_the_start_are_refused(saved: Path, tmp_path: Path):
+    start = saved / "past/task-0-finished.ckpt"
+    with pytest.raises(UserError, match="from task-0-finished to task-1-finished .* at task-0-trained, task-0-finished"):
+        go(tmp_path, {}, "run", start_from=start, save_at=EVERYWHERE, checkpoints=tmp_path)
+
+
+def test_saving_needs_a_folder(tmp_path: Path):
+    with pytest.raises(UserError, match="save_at needs checkpoints"):
+        go(tmp_path, {}, "run", save_at=[FINISHED])
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_starts(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="cannot make the folder of checkpoints"):
+        go(tmp_path, {}, "run", save_at=[FINISHED], checkpoints=tmp_path / "file" / "past")
+    assert not (tmp_path / "run").exists()
+
+
+def key(folder: Path, overrides: Mapping[str, Any], boundary: Boundary = FINISHED) -> str:
+    return past_key(read_config(write_config(folder), overrides), boundary)
+
+
+def test_the_past_depends_on_all_but_placement(tmp_path: Path):
+    assert key(tmp_path, {}) == key(tmp_path, {"placement.clients_per_actor": 3})
+    for other in ({"seed": 2}, {"network.latency_s": 1.0}, {"training.threads": 2}, {"method.name": "local"}):
+        assert key(tmp_path, other) != key(tmp_path, {}), other
+    assert key(tmp_path, {}, TRAINED) != key(tmp_path, {}, FINISHED)
+
+
+def test_the_past_of_a_method_is_what_it_says_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """FedKNOW with another past_settings: rho plays no part before the end of task 0."""
+    from fedknow_ray.methods.fedknow.fedknow import FedKnow
+
+    def past_settings(cls: Any, hyper: Any, task_index: int, *, finished: bool) -> dict[str, Any]:
+        return {"rho": hyper.retained_fraction} if (task_index, finished) > (0, False) else {}
+
+    monkeypatch.setattr(FedKnow, "past_settings", classmethod(past_settings))
+    one, other = ({"method": {"name": "fedknow", "retained_fraction": rho}} for rho in (0.1, 0.2))
+    assert key(tmp_path, one, TRAINED) == key(tmp_path, other, TRAINED)
+    assert key(tmp_path, one, FINISHED) != key(tmp_path, other, FINISHED)
+
+
+def test_fedknow_without_second_use_and_fedavg_may_start_from_each_other_after_the_first_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The memory of the other method troubles neither; both are the runs from their beginnings."""
+    from fedknow_ray.methods.method import Method
+
+    monkeypatch.setattr(Method, "past_settings", classmethod(lambda cls, hyper, task_index, *, finished: {}))
+    ours = {"method": {"name": "fedknow", "second_use": "off"}}
+    for name, overrides in (("ours", ours), ("fedavg", {})):
+        go(tmp_path, overrides, f"{name} whole", save_at=[TRAINED], checkpoints=tmp_path / name)
+    for name, overrides, other in (("ours", ours, "fedavg"), ("fedavg", {}, "ours")):
+        fork = go(tmp_path, overrides, f"{name} fork", start_from=checkpoint_path(tmp_path / other, TRAINED))
+        same_but_for_past_figures(fork, load(tmp_path / f"{name} whole"))
+
+
+def same_but_for_past_figures(run: Run, whole: Run) -> None:
+    """FedKNOW reports 0 checked steps where FedAvg reports none: in the rows of the past only."""
+    assert run.summary is not None and whole.summary is not None
+    assert run.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
+    assert run.accuracy.equals(whole.accuracy)
+
+
+def write_small_checkpoint(folder: Path, config: Path) -> Path:
+    state = SchedulerState(FINISHED, 1.5, 10, 0.25, frozenset({2, 0}))
+    contents = Contents(Saved(np.arange(5, dtype=np.uint8), {0: b"zero", 1: b"one"}), {})
+    return save_checkpoint(folder, read_config(config), state, contents, data={"dataset_sha256": "ab"}, wall_s=2.5)
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path):
+    path = write_small_checkpoint(tmp_path / "new" / "folder", write_config(tmp_path))
+    assert path == tmp_path / "new" / "folder" / "task-0-finished.ckpt"
+    opened = open_checkpoint(path)
+    assert opened.state == SchedulerState(FINISHED, 1.5, 10, 0.25, frozenset({0, 2}))
+    assert (opened.wall_s, opened.data) == (2.5, {"dataset_sha256": "ab"})
+    saved = opened.contents().saved
+    assert (saved.broadcast.tolist(), saved.states) == ([0, 1, 2, 3, 4], {0: b"zero", 1: b"one"})
+
+
+def test_the_header_can_be_read_with_a_pager(tmp_path: Path):
+    lines = write_small_checkpoint(tmp_path, write_config(tmp_path)).read_bytes().split(b"\n")
+    assert lines[0] == b"fedknow-ray checkpoint 1"
+    assert json.loads(lines[1])["past"]["scenario"]["dataset"] == "digits"
+
+
+DIE = """
+import os, pickle, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_checkpoint as here
+from fedknow_ray.experiment import checkpoint
+
+def dump(contents, stream, protocol):
+    stream.write(b"half of it")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.pickle.dump = dump
+here.write_small_checkpoint(Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+@pytest.mark.program
+def test_a_kill_while_saving_leaves_the_old_checkpoint_or_none(tmp_path: Path):
+    command = [sys.executable, "-c", DIE, str(Path(__file__).parent), str(tmp_path / "past"), str(write_config(tmp_path))]
+    for content in (None, b"old"):
+        killed = subprocess.run(command, capture_output=True, text=True, timeout=60, env=dict(os.environ))
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        path = tmp_path / "past" / "task-0-finished.ckpt"
+        assert (path.read_bytes() if path.exists() else None) == content
+        path.write_bytes(b"old")
+
+
+def test_a_full_disk_while_saving_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(UserError, match=r"cannot write .*task-0-finished\.ckpt: No space left on device"):
+        write_small_checkpoint(tmp_path / "past", write_config(tmp_path))
+    assert list((tmp_path / "past").iterdir()) == []
