@@ -16,7 +16,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import mean as exact_mean
+from statistics import stdev
 from typing import Literal
 
 from scipy.special import stdtrit
@@ -65,7 +66,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     """
     if not values or not all(map(math.isfinite, values)):
         raise ValueError(f"a mean needs at least one value, all of them finite; got {list(values)}")
-    n, mean = len(values), fmean(values)
+    n, mean = len(values), float(exact_mean(values))
     if n < 2:
         return Interval(n, mean, None, None)
     reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / math.sqrt(n)

@@ -46,6 +46,11 @@ class ComparisonNumbers:
         """The labels of the cases, in the plan's order."""
         return tuple(self.measured)
 
+    @property
+    def planned_runs(self) -> int:
+        """How many runs the plan has, of all seeds."""
+        return sum(len(case.runs) for case in self.plan.cases)
+
     def values(self, label: str, measure: Measure) -> Values:
         """Return a figure of a case by seed; empty where none is known."""
         return self.measured[label].get(measure, {})
@@ -82,7 +87,10 @@ def compute(comparison: Comparison) -> ComparisonNumbers:
     plan = comparison.plan
     everything = {case.label: _measure(comparison, case) for case in plan.cases}
     missing = [
-        (case.label, seed) for case in plan.cases for seed in plan.seeds if not comparison.is_finished(case, seed)
+        (case.label, seed)
+        for case in plan.cases
+        for seed in sorted(case.runs)
+        if not comparison.is_finished(case, seed)
     ]
     return ComparisonNumbers(
         comparison=comparison,
@@ -221,7 +229,7 @@ def summary(numbers: ComparisonNumbers) -> dict[str, Any]:
     JSON values only; figures as in `figures`, by metric and then model, with "run" for what is of no model.
     """
     plan = numbers.plan
-    planned = len(plan.cases) * len(plan.seeds)
+    planned, missing = numbers.planned_runs, len(numbers.missing)
     return {
         "name": plan.name,
         "config": plan.config,
@@ -230,7 +238,7 @@ def summary(numbers: ComparisonNumbers) -> dict[str, Any]:
         "choosing_seeds": list(plan.choosing_seeds),
         "reporting_seeds": list(plan.reporting_seeds),
         "baseline": plan.baseline,
-        "runs": {"planned": planned, "finished": planned - len(numbers.missing), "missing": len(numbers.missing)},
+        "runs": {"planned": planned, "finished": planned - missing, "missing": missing},
         "cases": [_case_summary(numbers, case) for case in plan.cases],
     }
 

@@ -67,16 +67,16 @@ def _warnings(numbers: ComparisonNumbers) -> str:
     said = []
     if numbers.missing:
         said.append(
-            f"<strong>{len(numbers.missing)} of {len(plan.cases) * len(plan.seeds)} runs are missing.</strong> "
+            f"<strong>{len(numbers.missing)} of {numbers.planned_runs} runs are missing.</strong> "
             "The figures are of the others; the missing ones are listed below."
         )
     if len(plan.reporting_seeds) < 2:
         said.append("<strong>One seed.</strong> There are no intervals, so that no difference can be shown.")
     if varied and not plan.choosing_seeds:
         said.append(
-            f"<strong>No seeds were set aside to choose settings on.</strong> The best of the {max(settings.values())} "
-            f"settings of {escape(', '.join(varied))} was picked on the seeds that are reported here, and looks better "
-            "than it is."
+            "<strong>No seeds were set aside to choose settings on.</strong> Whoever picks the best of the "
+            f"{max(settings.values())} settings of {escape(', '.join(varied))} picks it on the seeds that are reported "
+            "here, where it looks better than it is."
         )
     if unsettled := [method for method in settings if plan.choosing_seeds and not _is_chosen(numbers, method)]:
         said.append(

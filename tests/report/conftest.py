@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fake_comparison import write_fake_comparison
 from fake_run import Shape, write_fake_run
 
 from fedknow_ray.results import Run, load
@@ -18,3 +19,9 @@ def fake_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def run_of(tmp_path):
     """A function: the keyword arguments of `Shape` -> a run of that shape."""
     return lambda **shape: load(write_fake_run(tmp_path / "run", Shape(**shape)))
+
+
+@pytest.fixture
+def comparison_of(tmp_path):
+    """A function: the runs of each case (see `write_fake_comparison`) -> the comparison."""
+    return lambda runs, **more: write_fake_comparison(tmp_path / "comparison", runs, **more)
