@@ -63,12 +63,12 @@ class Grid:
             for settings in self._settings(method)
         ]
 
-    def case(self, label: str, method: str, settings: Mapping[str, Any]) -> Case:
+    def case(self, label: str, method: str, settings: Mapping[str, Any], runs: Mapping[int, str] | None = None) -> Case:
         """Return the case of a method and its settings, by key, under the sets of this grid."""
         varied = [f"{key}={flow_text(value)}" for key, value in settings.items()]
         sets = [override for override in self.sets if _knows(method, _key(override))]
         overrides = (f"method.name={method}", *sets, *varied)
-        return Case(label=label, method=method, settings=dict(settings), overrides=overrides, runs={})
+        return Case(label=label, method=method, settings=dict(settings), overrides=overrides, runs=dict(runs or {}))
 
     def _settings(self, method: str) -> Iterator[dict[str, Any]]:
         keys = [key for key in self.varied if _knows(method, key)]
@@ -98,32 +98,28 @@ def read_grid(config: Path, methods: Sequence[str], vary: Sequence[str] = (), se
     return Grid(config, tuple(methods), varied, tuple(others), tuple(of_seed))
 
 
-def read_configs(config: Path, cases: Sequence[Case], seeds: Mapping[str, Sequence[int]]) -> dict[RunId, RunConfig]:
+def read_configs(config: Path, cases: Sequence[Case]) -> dict[RunId, RunConfig]:
     """Return the resolved config of each run, seed by seed and within a seed in the order of the cases.
-
-    *seeds* are those of each case, by label.
 
     Raises:
         ConfigError: with the faults of all cases; one that not all cases have names those that have it.
     """
-    every_seed = dict.fromkeys(seed for case in cases for seed in seeds[case.label])
-    runs = [(case, seed) for seed in every_seed for case in cases if seed in seeds[case.label]]
-    read = {RunId(case.label, seed): _try_config(config, case, [f"seed={seed}"]) for case, seed in runs}
-    _raise_faults(cases, [(run.label, found) for run, found in read.items() if isinstance(found, ConfigError)])
-    return {run: found for run, found in read.items() if isinstance(found, RunConfig)}
+    seeds = sorted({seed for case in cases for seed in case.runs})
+    runs = [(case, seed) for seed in seeds for case in cases if seed in case.runs]
+    read = [(case, _try_config(config, case, [f"seed={seed}"])) for case, seed in runs]
+    found = _without_faults(read, len(cases))
+    return {RunId(case.label, seed): each for (case, seed), each in zip(runs, found, strict=True)}
 
 
-def first_seed(grid: Grid, cases: Sequence[Case]) -> int:
+def first_seed(grid: Grid) -> int:
     """Return the seed of the config, or of `--set seed`.
 
     Raises:
         ConfigError: with the faults of all cases, as `read_configs`.
     """
-    read = [_try_config(grid.config, case, grid.seed_sets) for case in cases]
-    _raise_faults(
-        cases, [(case.label, found) for case, found in zip(cases, read, strict=True) if isinstance(found, ConfigError)]
-    )
-    return next(found.seed for found in read if isinstance(found, RunConfig))
+    cases = grid.cases()
+    read = [(case, _try_config(grid.config, case, grid.seed_sets)) for case in cases]
+    return _without_faults(read, len(cases))[0].seed
 
 
 def run_folder(label: str, seed: int) -> str:
@@ -230,15 +226,15 @@ def _try_config(config: Path, case: Case, more: Sequence[str]) -> RunConfig | Co
         return error
 
 
-def _raise_faults(cases: Sequence[Case], errors: Sequence[tuple[str, ConfigError]]) -> None:
-    """Raise the faults of all cases at once, each with the cases that have it, if not all have."""
-    by_label = {case.label: case for case in cases}
+def _without_faults(read: Sequence[tuple[Case, RunConfig | ConfigError]], cases: int) -> list[RunConfig]:
+    """Return the configs, or raise the faults of all of them at once, each with the cases that have it."""
     labels: dict[Fault, dict[str, None]] = {}
-    for label, error in errors:
-        for fault in error.faults:
-            labels.setdefault(_as_said(fault, by_label[label]), {})[label] = None
+    for case, error in read:
+        for fault in error.faults if isinstance(error, ConfigError) else ():
+            labels.setdefault(_as_said(fault, case), {})[case.label] = None
     if labels:
-        raise ConfigError([_of_cases(fault, list(of), len(cases)) for fault, of in labels.items()])
+        raise ConfigError([_of_cases(fault, list(of), cases) for fault, of in labels.items()])
+    return [config for _, config in read if isinstance(config, RunConfig)]
 
 
 def _as_said(fault: Fault, case: Case) -> Fault:

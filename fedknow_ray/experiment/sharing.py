@@ -56,6 +56,11 @@ class Schedule(Generic[RunT]):
         return keys - self._saved
 
     @property
+    def saved(self) -> set[str]:
+        """Keys of the states that are on the disk."""
+        return set(self._saved)
+
+    @property
     def needed(self) -> set[str]:
         """Keys of the saved states that a waiting run will start from, or one under way has started from."""
         starts, _ = self._lay_out()
@@ -88,6 +93,11 @@ class Schedule(Generic[RunT]):
     def end(self, run: RunT) -> None:
         """Note that a run under way has ended, finished or not; what it has not saved by now will never come."""
         del self._running[run]
+
+    def retry(self, run: RunT) -> None:
+        """Put a run that has ended back to its place among those that wait."""
+        waiting = {*self._waiting, run}
+        self._waiting = [other for other in self._pasts if other in waiting]
 
     def _lay_out(self) -> tuple[dict[RunT, int | None], dict[str, RunT]]:
         """Return where each waiting run starts, and which waiting run is the first to pass each key."""

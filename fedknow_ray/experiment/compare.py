@@ -1,0 +1,258 @@
+"""A comparison: every case of a grid with every seed, some at once, each in a directory of its own.
+
+    options -> cases and seeds -> configs, all of them checked -> plan, written -> runs
+
+The plan is on the disk before the first run, and a run counts as made when its summary is there; so the same call
+again goes on where an interrupted one was, and a call with more methods, values or seeds extends what is there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedknow_ray.config.model import RunConfig
+from fedknow_ray.errors import RunDirectoryError, UserError
+from fedknow_ray.experiment.checkpoint import checkpoint_path, past_key
+from fedknow_ray.experiment.grid import Grid, RunId, first_seed, read_configs
+from fedknow_ray.experiment.planning import (
+    Choices,
+    earlier_plan,
+    is_made,
+    make_plan,
+    refuse_other_configs,
+    run_folders,
+    write_plan,
+)
+from fedknow_ray.experiment.sharing import Launch, Schedule
+from fedknow_ray.experiment.workers import Failure, ProcessWorkers, RunOrder, Workers
+from fedknow_ray.federation.boundary import Boundary
+from fedknow_ray.results.store import CONFIG_FILE, SUMMARY_FILE
+
+STATES = "checkpoints"
+_LOOK_FOR_STATES_S = 0.2
+
+
+class CompareWatcher(Protocol):
+    """Is told how a comparison gets on; the command line draws its display from it."""
+
+    def planned(self, runs: int, made: int) -> None:
+        """So many runs are asked for, and so many of them were made before."""
+
+    def started(self, run: RunId, start: Boundary | None) -> None:
+        """A run has started, from its beginning or from a saved state."""
+
+    def finished(self, run: RunId, summary: Mapping[str, Any]) -> None:
+        """A run has finished."""
+
+    def failed(self, run: RunId, failure: Failure) -> None:
+        """A run has ended without a summary; the others go on."""
+
+
+def compare(
+    grid: Grid,
+    out: Path,
+    choices: Choices,
+    watcher: CompareWatcher,
+    *,
+    jobs: int | None = None,
+    share: bool = True,
+    workers: Workers | None = None,
+) -> dict[RunId, Failure]:
+    """Make the runs of a grid that the folder *out* does not have yet; return those that failed, and why.
+
+    *jobs* runs are made at once, by default as many as there are cores for at the threads of a run. With *share* runs
+    make a common past once. *workers* make the runs in place of processes of their own.
+
+    Raises:
+        UserError: before anything starts, if the options, a config or what lies in *out* is wrong.
+    """
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs must be 1 or more, got {jobs}")
+    first = first_seed(grid)
+    plan = make_plan(grid, first, choices, earlier_plan(out))
+    configs = read_configs(grid.config, plan.cases)
+    folders = run_folders(out, plan)
+    refuse_other_configs(folders, configs)
+    labels = {case.label for case in grid.cases()}
+    asked = [run for run in configs if run.label in labels and first <= run.seed < first + choices.seeds]
+    pending = [run for run in asked if not is_made(folders[run])]
+    with _claimed(out):
+        config = write_plan(out, plan, grid.config.read_bytes())
+        overrides = {case.label: case.overrides for case in plan.cases}
+        orders = {run: (*overrides[run.label], f"seed={run.seed}") for run in pending}
+        watcher.planned(len(asked), len(asked) - len(pending))
+        states = _States(out / STATES, {run: folders[run].relative_to(out) for run in folders}, configs)
+        making = _Making(config, orders, folders, states, watcher, share=share)
+        if workers is not None:
+            return making.make(workers)
+        with ProcessWorkers(min(jobs or default_jobs(configs.values()), max(1, len(pending)))) as processes:
+            return making.make(processes)
+
+
+def default_jobs(configs: Iterable[RunConfig]) -> int:
+    """Return for how many runs at once there are cores that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)) // max(config.training.threads for config in configs))
+
+
+class _States:
+    """The saved states of a comparison: where each key's file is, or will be."""
+
+    def __init__(self, folder: Path, places: Mapping[RunId, Path], configs: Mapping[RunId, RunConfig]) -> None:
+        self._folder, self._places, self._configs = folder, places, configs
+        self._paths: dict[str, Path] = {}
+
+    def boundaries(self, run: RunId) -> list[Boundary]:
+        """Return the boundaries of a run's course, in order."""
+        tasks = range(self._configs[run].scenario.tasks)
+        return [Boundary(task_index, finished) for task_index in tasks for finished in (False, True)]
+
+    def past(self, run: RunId) -> tuple[str, ...]:
+        """Return the keys of a run's past at its boundaries."""
+        return tuple(past_key(self._configs[run], boundary) for boundary in self.boundaries(run))
+
+    def folder(self, run: RunId) -> Path:
+        """Return where a run saves its states."""
+        return self._folder / self._places[run]
+
+    def find(self) -> set[str]:
+        """Return the keys of the states that a stopped comparison has left."""
+        for run in self._configs if self._folder.is_dir() else ():
+            for boundary, key in zip(self.boundaries(run), self.past(run), strict=True):
+                path = checkpoint_path(self.folder(run), boundary)
+                if path.is_file():
+                    self._paths[key] = path
+        return set(self._paths)
+
+    def expect(self, run: RunId, positions: Sequence[int]) -> None:
+        """Note that a run will save its state at these boundaries."""
+        boundaries, past = self.boundaries(run), self.past(run)
+        self._paths |= {past[at]: checkpoint_path(self.folder(run), boundaries[at]) for at in positions}
+
+    def path(self, key: str) -> Path:
+        """Return the file of a state that was found, or is expected."""
+        return self._paths[key]
+
+    def clear(self) -> None:
+        """Delete what is left of all states."""
+        if self._folder.is_dir():
+            shutil.rmtree(self._folder)
+
+
+class _Making:
+    """Makes the runs of *orders*, their overrides: gives them to workers as the schedule says, and minds the states."""
+
+    def __init__(
+        self,
+        config: Path,
+        orders: Mapping[RunId, tuple[str, ...]],
+        folders: Mapping[RunId, Path],
+        states: _States,
+        watcher: CompareWatcher,
+        *,
+        share: bool,
+    ) -> None:
+        self._config, self._orders, self._folders = config, orders, folders
+        self._states, self._watcher = states, watcher
+        self._schedule = Schedule({run: states.past(run) for run in orders}, states.find(), share=share)
+        self._failures: dict[RunId, Failure] = {}
+
+    def make(self, workers: Workers) -> dict[RunId, Failure]:
+        """Make all runs; return those that failed."""
+        launches: dict[str, Launch[RunId]] = {}
+        self._drop_states()
+        while not self._schedule.is_done:
+            while workers.has_room() and (launch := self._schedule.next()):
+                order = self._order(launch)
+                launches[order.out] = launch
+                workers.start(order)
+                self._watcher.started(launch.run, self._start(launch))
+            ended = workers.wait(_LOOK_FOR_STATES_S if self._schedule.promised else None)
+            self._look_for_states()
+            for order, failure in ended:
+                self._end(launches.pop(order.out), failure)
+            self._drop_states()
+        self._states.clear()
+        return self._failures
+
+    def _order(self, launch: Launch[RunId]) -> RunOrder:
+        run, boundaries = launch.run, self._states.boundaries(launch.run)
+        self._states.expect(run, launch.saves)
+        if (self._folders[run] / CONFIG_FILE).exists():
+            # of a run that was stopped, or failed; what a person may have put there has no config
+            shutil.rmtree(self._folders[run])
+        return RunOrder(
+            config=str(self._config),
+            overrides=self._orders[run],
+            out=str(self._folders[run]),
+            start_from=None if launch.start is None else str(self._states.path(self._start_key(launch))),
+            save_at=tuple(boundaries[at] for at in launch.saves),
+            checkpoints=str(self._states.folder(run)),
+        )
+
+    def _start(self, launch: Launch[RunId]) -> Boundary | None:
+        return None if launch.start is None else self._states.boundaries(launch.run)[launch.start]
+
+    def _start_key(self, launch: Launch[RunId]) -> str:
+        return self._states.past(launch.run)[launch.start or 0]
+
+    def _end(self, launch: Launch[RunId], failure: Failure | None) -> None:
+        run = launch.run
+        self._schedule.end(run)
+        if failure is None:
+            summary = json.loads((self._folders[run] / SUMMARY_FILE).read_text(encoding="utf-8"))
+            self._watcher.finished(run, summary)
+        elif failure.refused_start and launch.start is not None:
+            self._delete_state(self._start_key(launch))
+            self._schedule.retry(run)
+        else:
+            self._failures[run] = failure
+            self._watcher.failed(run, failure)
+
+    def _look_for_states(self) -> None:
+        for key in self._schedule.promised:
+            if self._states.path(key).is_file():
+                self._schedule.save(key)
+
+    def _drop_states(self) -> None:
+        """Delete the states that no run will start from: one may have hundreds of megabytes."""
+        for key in self._schedule.saved - self._schedule.needed:
+            self._delete_state(key)
+
+    def _delete_state(self, key: str) -> None:
+        self._states.path(key).unlink(missing_ok=True)
+        self._schedule.lose(key)
+
+
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Make the folder of a comparison, and hold it against other programs.
+
+    Raises:
+        RunDirectoryError: if it cannot be made, or another program makes the runs in it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot make the folder {out}: {error.strerror or error}") from error
+    try:
+        _lock(descriptor, out)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, out: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunDirectoryError(
+            f"another program makes the runs in {out}; wait for it, or name another --out"
+        ) from None
