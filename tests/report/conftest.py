@@ -21,7 +21,7 @@ def run_of(tmp_path):
     return lambda **shape: load(write_fake_run(tmp_path / "run", Shape(**shape)))
 
 
-@pytest.fixture
-def comparison_of(tmp_path):
-    """A function: the runs of each case (see `write_fake_comparison`) -> the comparison."""
-    return lambda runs, **more: write_fake_comparison(tmp_path / "comparison", runs, **more)
+@pytest.fixture(scope="session")
+def comparison_of(tmp_path_factory: pytest.TempPathFactory):
+    """A function: the runs of each case (see `write_fake_comparison`) -> the comparison, in a folder of its own."""
+    return lambda runs, **more: write_fake_comparison(tmp_path_factory.mktemp("comparison"), runs, **more)
