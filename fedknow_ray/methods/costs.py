@@ -56,6 +56,17 @@ class StepCosts:
         flops = n * f.backward_flops + 2 * f.head_forward_flops(n, classes)
         return WorkItem(phase, 1, flops, 2 * f.weight_bytes + n * f.kept_bytes)
 
+    def through_heads(self, phase: str, n: int, classes: int) -> WorkItem:
+        """Logits of *classes* more head rows, and their gradient for the features' output; no weight is touched."""
+        f = self.footprint
+        return WorkItem(phase, 1, 2 * f.head_forward_flops(n, classes), FLOAT_BYTES * 2 * classes * (f.F + 1))
+
+    def update_head(self, phase: str, n: int, classes: int) -> WorkItem:
+        """The gradient of *classes* more head rows, from logits that are there, and an optimizer step of them."""
+        f = self.footprint
+        moved = FLOAT_BYTES * classes * (f.F + 1) * (1 + self._optimizer_passes())
+        return WorkItem(phase, 1, f.head_forward_flops(n, classes), moved)
+
     def optimize(self, classes: int) -> WorkItem:
         """One optimizer step over the features and *classes* head rows."""
         return WorkItem("optimize", 1, 0, self._optimizer_passes() * FLOAT_BYTES * self._trainable(classes))

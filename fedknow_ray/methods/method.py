@@ -90,7 +90,8 @@ class Outcome:
 
     *integrated_steps* steps whose gradient was checked against past tasks; *violated_steps* those that it had to
     change.
-    *notes* goes into the events table as JSON.
+    *notes* goes into the events table as JSON. *past_heads*: the head rows (R, F + 1) of each past task as they are
+    now, where the visit trained them.
     """
 
     memory: Any
@@ -98,6 +99,7 @@ class Outcome:
     integrated_steps: int | None = None
     violated_steps: int | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
+    past_heads: tuple[NDArray[np.float32], ...] | None = None
 
 
 class Method(ABC):

@@ -23,8 +23,9 @@ from torch import Tensor
 from fedknow_ray.errors import DivergenceError
 from fedknow_ray.methods.costs import StepCosts
 from fedknow_ray.methods.fedknow.integrator import combine, gram, solve_dual
+from fedknow_ray.methods.fedknow.past_tasks import backward_into
 from fedknow_ray.methods.fedknow.restorer import distillation_logit_gradient, soft_labels
-from fedknow_ray.methods.fedknow.rules import backward_into, integration_work
+from fedknow_ray.methods.fedknow.rules import integration_work
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
 from fedknow_ray.methods.learner import Batch, Learner, cross_entropy_rule, head_pass
 from fedknow_ray.simulation.work import WorkItem

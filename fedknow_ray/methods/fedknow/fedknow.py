@@ -11,12 +11,13 @@ arXiv:2212.01738. The paper and the code that its authors published are two meth
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import BaseModel
 
+from fedknow_ray.methods.fedavg import FedAvg
 from fedknow_ray.methods.fedknow.authors_code import AuthorsCodeFedKnow
-from fedknow_ray.methods.fedknow.paper import PaperFedKnow
+from fedknow_ray.methods.fedknow.restoring import RestoringFedKnow
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
 from fedknow_ray.methods.method import ClientState, Method, Outcome, Plan, TaskData, VisitFacts
 
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     from fedknow_ray.methods.costs import StepCosts
     from fedknow_ray.methods.learner import Learner
 
-VARIANTS: dict[str, type[Method]] = {"paper": PaperFedKnow, "authors_code": AuthorsCodeFedKnow}
+VARIANTS: dict[str, type[Method]] = {
+    "tuned": RestoringFedKnow,
+    "paper": RestoringFedKnow,
+    "authors_code": AuthorsCodeFedKnow,
+}
 """The variants by the name that `variant` gives them."""
 
 
@@ -57,6 +62,17 @@ class FedKnow(Method):
     def kept_bytes(self, facts: VisitFacts) -> int:
         """Return what a client keeps besides its own model, with `facts.task_index` tasks behind it."""
         return self._variant.kept_bytes(facts)
+
+    @classmethod
+    def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:
+        """Return the settings that can have made a difference by then; before the first past task there are few."""
+        settings = cast(FedKnowSettings, hyper)
+        if settings.variant == "authors_code":  # its pack net is trained from the first visit on
+            return super().past_settings(hyper, task_index, finished=finished)
+        names = settings.in_force(task_index, finished=finished)
+        if not names:
+            return FedAvg.past_settings(FedAvg.hyperparameters(), task_index, finished=finished)
+        return {"method": "fedknow", **settings.model_dump(mode="json", include=names)}
 
     @property
     def refines(self) -> bool:

@@ -26,7 +26,7 @@ def soft_labels(logits_NC: Tensor, temperature: float) -> Tensor:
     Raises:
         ValueError: if the temperature is not above 0.
     """
-    return torch.softmax(logits_NC.detach() / _checked(temperature), dim=1)
+    return torch.softmax(logits_NC.detach() / _checked(temperature), dim=-1)
 
 
 def hard_labels(logits_NC: Tensor) -> Tensor:
@@ -53,13 +53,13 @@ def distillation_logit_gradient(
 ) -> Tensor:
     """Return the gradient (N, C) of `distillation_loss` with respect to the student's logits, detached.
 
-    The teacher's rows must add up to 1.
+    The teacher's rows must add up to 1. A batch of losses (k, N, C) gives as many gradients.
 
     Raises:
         ValueError: if the temperature is not above 0.
     """
     q_NC = soft_labels(student_logits_NC, temperature)
-    return (q_NC - teacher_probabilities_NC) * (1.0 / temperature / student_logits_NC.shape[0])
+    return (q_NC - teacher_probabilities_NC) * (1.0 / temperature / student_logits_NC.shape[-2])
 
 
 def _checked(temperature: float) -> float:

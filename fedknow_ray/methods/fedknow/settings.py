@@ -16,12 +16,16 @@ from fedknow_ray.methods.method import Hyperparameters
 
 #: Defaults of a variant, where they are not those of the fields.
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "authors_code": {"margin": 0.5, "retrain_epochs": 4, "violation_test": "oldest_task"}
+    "paper": {"second_use": "on_receive"},
+    "authors_code": {"margin": 0.5, "retrain_epochs": 4, "violation_test": "oldest_task"},
 }
 #: Keys that have one value in a variant.
 _FIXED: dict[str, dict[str, Any]] = {
-    "paper": {"violation_test": "current"},
+    "tuned": {"violation_test": "current"},
+    "paper": {"violation_test": "current", "integration": "projection", "past_heads": "frozen"},
     "authors_code": {
+        "integration": "projection",
+        "past_heads": "frozen",
         "selection": "oldest",
         "second_use": "off",
         "labels": "soft",
@@ -37,19 +41,34 @@ def _known_variant(name: Any) -> Any:
     return name
 
 
+#: Settings of what is kept of a task, and of how past tasks take part in a later one.
+_OF_KNOWLEDGE = {"retained_fraction", "retrain_epochs", "threshold"}
+_OF_PAST_TASKS = {"integration", "restored_weight", "past_heads", "margin", "labels", "temperature"}
+#: Integrations at the features' output, in one backward pass.
+SUMMING = ("sum", "feature_projection")
+
+
 class FedKnowSettings(Hyperparameters):
     """FedKNOW's hyper-parameters; defaults are those of the paper's CIFAR-100 runs, and docs/decisions/0003 else."""
 
     # First, because fields are checked in order and the others are checked against it.
-    variant: Annotated[Literal["paper", "authors_code"], BeforeValidator(_known_variant)] = "paper"
-    """Which FedKNOW: the paper's, or what its authors' published code does."""
+    variant: Annotated[Literal["tuned", "paper", "authors_code"], BeforeValidator(_known_variant)] = "tuned"
+    """Which FedKNOW: what did best in our experiments, the paper's, or what its authors' published code does."""
     retained_fraction: float = Field(0.1, gt=0, le=1)
     """rho: share of the weights in tensors of two or more dimensions that is kept of each task; `authors_code`: of
     those that earlier tasks left."""
     signature_tasks: int = Field(10, ge=1)
     """k: past gradients that constrain a step; in `authors_code` that of the dense old model is one of them."""
-    second_use: Literal["on_receive", "after_aggregation", "off"] = "on_receive"
-    """When the gradient of the client's own model before aggregation constrains one epoch from the aggregate."""
+    integration: Literal["projection", "preconditioned", "sum_then_projection", "sum", "feature_projection"] = "sum"
+    """How past tasks take part in a step: as constraints on the gradient or on the optimizer's update, as further
+    losses in one sum, or both; feature_projection does both at the features' output."""
+    restored_weight: float = Field(1.0, gt=0)
+    """Weight of each signature task's loss in a sum, beside 1 of the task at hand."""
+    past_heads: Literal["frozen", "trained"] = "frozen"
+    """Whether head rows of signature tasks follow the features while another task is learnt."""
+    second_use: Literal["on_receive", "after_aggregation", "displacement", "off"] = "off"
+    """When the client's own model before aggregation constrains one epoch from the aggregate, by its gradient; with
+    displacement by the way from it to the aggregate instead, on receive."""
     selection: Literal["wasserstein", "wasserstein_sorted", "cosine", "oldest", "random"] = "wasserstein"
     """How signature tasks are chosen where there are more past tasks than k."""
     margin: float = Field(0.0, ge=0)
@@ -68,11 +87,22 @@ class FedKnowSettings(Hyperparameters):
     masks: Literal["overlapping", "disjoint"] = "overlapping"
     """Whether a weight may belong to the knowledge of more than one task."""
 
+    def in_force(self, task_index: int, *, finished: bool) -> set[str]:
+        """Return the names of the settings that can have made a difference when the rounds of task *task_index* are
+        made, and with *finished* its end too; not for `authors_code`."""
+        past_tasks, kept = task_index, task_index + finished
+        names = {"second_use", "margin"} if self.second_use != "off" else set()
+        names |= _OF_KNOWLEDGE if kept >= 1 else set()
+        names |= {"masks"} if kept >= 2 else set()
+        names |= _OF_PAST_TASKS if past_tasks >= 1 else set()
+        names |= {"signature_tasks", "selection"} if past_tasks > self.signature_tasks else set()
+        return names
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in_by_variant(cls, keys: Any) -> Any:
         """Give the keys that are left out the variant's values."""
-        variant = keys.get("variant", "paper") if isinstance(keys, dict) else None
+        variant = keys.get("variant", "tuned") if isinstance(keys, dict) else None
         if not isinstance(variant, str) or variant not in _FIXED:
             return keys
         return {**_DEFAULTS.get(variant, {}), **_FIXED[variant], **keys}

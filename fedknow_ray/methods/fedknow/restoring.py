@@ -1,16 +1,20 @@
-"""FedKNOW as the paper has it: clients extract, restore and integrate the knowledge of signature tasks.
+"""FedKNOW: clients extract, restore and integrate the knowledge of signature tasks; `variant: paper` and `tuned`.
 
 Luopan et al., "FedKNOW: Federated Continual Learning with Signature Task Knowledge Integration at Edge", ICDE 2023,
 arXiv:2212.01738. A visit of a client with t past tasks:
 
     1. labels of its images by the t pruned past models, once a task                  (knowledge, restorer)
-    2. one epoch in which the gradient at its own model before aggregation constrains the step      (rules)
-    3. the remaining epochs with the gradients of k signature tasks as constraints       (rules, signature)
+    2. one epoch in which its own model before aggregation constrains the step           (second_use)
+    3. the remaining epochs together with k signature tasks                              (past_tasks, signature)
 
-At the end of a task it prunes a copy of its own model, trains the kept weights again and stores them (extractor). Each
-constrained step is the closest one to the gradient g that no constraint speaks against (integrator):
+At the end of a task it prunes a copy of its own model, trains the kept weights again and stores them (extractor). How
+the task at hand and the past ones are brought together is the setting `integration`. The paper's takes the closest step
+to the gradient g that no past gradient g_i speaks against (rules, integrator):
 
-    min 1/2 |g - g'|^2   s.t.  <g', g_i> >= 0  for each constraint i
+    min 1/2 |g - g'|^2   s.t.  <g', g_i> >= 0  for each signature task i
+
+`variant: tuned` learns all of it at once, as one sum of losses (summing): docs/decisions/0007 has why. Its other
+settings differ as well; set alike, the two variants are the same to the bit.
 
 Sent: the shared model, up and down. Kept: the knowledge of each task and labels. Without past tasks and second use it
 is FedAvg to the bit. What is implemented where the paper is silent or disagrees with the authors' code:
@@ -36,17 +40,20 @@ from fedknow_ray.methods.fedknow.knowledge import (
     plan_extraction,
     plan_labelling,
 )
-from fedknow_ray.methods.fedknow.rules import SELECT_PASSES, RestoreRule, SecondUseRule, Tally, integration_work
-from fedknow_ray.methods.fedknow.settings import FedKnowSettings
+from fedknow_ray.methods.fedknow.past_tasks import PastTasks, measuring_items
+from fedknow_ray.methods.fedknow.rules import ProjectionRule, Tally, projection_items
+from fedknow_ray.methods.fedknow.second_use import SecondUseRule, second_use_items
+from fedknow_ray.methods.fedknow.settings import SUMMING, FedKnowSettings
 from fedknow_ray.methods.fedknow.signature import measures_gradients
+from fedknow_ray.methods.fedknow.summing import SummingRule, own_gradient_item, summing_items
 from fedknow_ray.methods.learner import GradientRule, Learner, cross_entropy_rule
 from fedknow_ray.methods.method import ClientState, Method, Outcome, Plan, TaskData, VisitFacts
 from fedknow_ray.models.footprint import FLOAT_BYTES
 from fedknow_ray.simulation.work import Work
 
 
-class PaperFedKnow(Method):
-    """`variant: paper`; its settings are FedKNOW's."""
+class RestoringFedKnow(Method):
+    """`variant: paper` and `variant: tuned`; its settings are FedKNOW's."""
 
     @property
     def settings(self) -> FedKnowSettings:
@@ -68,12 +75,16 @@ class PaperFedKnow(Method):
             losses += learner.train(data, 1, rule)
             notes, epochs = _angle_notes(rule), epochs - 1
             del rule
+        past = self._past_tasks(memory, data, learner.order)
         if epochs:
-            losses += epochs * learner.train(data, epochs, self._main_rule(memory, data, tally, learner.order))
-        notes = {**notes, **_update_notes(tally)}
-        loss = losses / self.training.local_epochs
+            losses += epochs * learner.train(data, epochs, self._main_rule(past, tally))
         return Outcome(
-            memory, loss, tally.integrated_steps, tally.violated_steps, notes if tally.integrated_steps else {}
+            memory,
+            losses / self.training.local_epochs,
+            tally.integrated_steps,
+            tally.violated_steps,
+            {**notes, **self._update_notes(tally)},
+            past.heads() if past else None,
         )
 
     def plan_train(self, facts: VisitFacts) -> Plan:
@@ -107,7 +118,7 @@ class PaperFedKnow(Method):
         tally = Tally()
         rule = self._second_use_rule(learner, state, data, tally)
         loss = learner.train(data, 1, rule)
-        notes = {**_angle_notes(rule), **_update_notes(tally)}
+        notes = {**_angle_notes(rule), "violated_after_steps": float(tally.violated_after_steps)}
         return Outcome(_memory(state), loss, tally.integrated_steps, tally.violated_steps, notes)
 
     def plan_refine(self, facts: VisitFacts) -> Plan:
@@ -121,36 +132,58 @@ class PaperFedKnow(Method):
         return facts.task_index * knowledge_bytes(self.costs, facts.classes, self.settings) + labels
 
     def _second_use_epochs(self, facts: VisitFacts) -> int:
-        """One epoch if the client has a model of its own *of this task*: the gradient is of this task's loss."""
-        return int(self.settings.second_use == "on_receive" and facts.trained_this_task)
+        """One epoch if the client has a model of its own *of this task*: the constraint is of this task's loss."""
+        return int(self.settings.second_use in ("on_receive", "displacement") and facts.trained_this_task)
 
     def _second_use_rule(self, learner: Learner, state: ClientState, data: TaskData, tally: Tally) -> SecondUseRule:
         assert state.own_S is not None, "the scheduler orders a second use only after a training visit"
         own_S, P = torch.tensor(state.own_S), learner.network.P
         head_RF = torch.tensor(state.head_CF[data.rows.start : data.rows.stop])
-        return SecondUseRule(own_S[:P], own_S[P:], head_RF, self.settings.margin, tally)
+        displacement = self.settings.second_use == "displacement"
+        return SecondUseRule(own_S[:P], own_S[P:], head_RF, self.settings.margin, displacement, tally)
 
-    def _main_rule(self, memory: FedKnowMemory, data: TaskData, tally: Tally, rng: np.random.Generator) -> GradientRule:
+    def _past_tasks(self, memory: FedKnowMemory, data: TaskData, rng: np.random.Generator) -> PastTasks | None:
         if not memory.labels_NC:
-            return cross_entropy_rule
+            return None
         heads = [torch.tensor(head) for head in data.past_heads]
-        return RestoreRule(memory.labels_NC, heads, self.settings, rng, tally)
+        return PastTasks(memory.labels_NC, heads, self.settings, rng, self.training)
+
+    def _main_rule(self, past: PastTasks | None, tally: Tally) -> GradientRule:
+        if past is None:
+            return cross_entropy_rule
+        return SummingRule(past, tally) if self._summing else ProjectionRule(past, tally)
+
+    @property
+    def _summing(self) -> bool:
+        return self.settings.integration in SUMMING
+
+    def _update_notes(self, tally: Tally) -> dict[str, float]:
+        """Return how many updates still went against a past task, where it was looked at."""
+        looked_at = tally.integrated_steps and self.settings.integration != "feature_projection"
+        return {"violated_after_steps": float(tally.violated_after_steps)} if looked_at else {}
 
     def _plan_second_use(self, facts: VisitFacts) -> Work:
-        items = [self.costs.forward_backward("second_use", n, facts.classes) for n in self.costs.batches(facts.images)]
-        return repeat([*items, *[integration_work(self.costs, 1)] * len(items)], 1)
+        displacement = self.settings.second_use == "displacement"
+        items = [
+            item
+            for n in self.costs.batches(facts.images)
+            for item in second_use_items(self.costs, n, facts.classes, displacement=displacement)
+        ]
+        return repeat(items, 1)
 
     def _plan_restoring(self, facts: VisitFacts, epochs: int) -> Work:
-        t, k, sizes = facts.task_index, self._constraints(facts), self.costs.batches(facts.images)
-        steps = [self.costs.backward("restore", n, facts.classes) for n in sizes for _ in range(k)]
-        work = repeat([*steps, *[integration_work(self.costs, k)] * len(sizes)], epochs)
-        if measures_gradients(self.settings.selection, t, self.settings.signature_tasks):
-            first = [
-                self.costs.backward("restore", sizes[0], facts.classes),
-                self.costs.passes("select", SELECT_PASSES),
-            ]
-            work += repeat(first, t)
-        return work
+        k, sizes = self._constraints(facts), self.costs.batches(facts.images)
+        added = summing_items if self._summing else projection_items
+        steps = [item for n in sizes for item in added(self.costs, n, facts.classes, k, self.settings.integration)]
+        if self.settings.past_heads == "trained":
+            steps += [self.costs.update_head("restore", n, k * facts.classes) for n in sizes]
+        return repeat(steps, epochs) + self._plan_choosing(facts, sizes[0])
+
+    def _plan_choosing(self, facts: VisitFacts, n: int) -> Work:
+        if not measures_gradients(self.settings.selection, facts.task_index, self.settings.signature_tasks):
+            return Work.none()
+        work = repeat(measuring_items(self.costs, n, facts.classes), facts.task_index)
+        return work + repeat([own_gradient_item(self.costs, n, facts.classes)] if self._summing else [], 1)
 
     def _constraints(self, facts: VisitFacts) -> int:
         return min(facts.task_index, self.settings.signature_tasks)
@@ -161,9 +194,17 @@ class PaperFedKnow(Method):
         The two buffers never exist at once; the larger one counts.
         """
         weights = self.costs.footprint.weight_bytes
-        restoring = (self._constraints(facts) + 1) * weights if facts.task_index else 0
+        restoring = self._buffer_rows(facts) * weights
         second_use = 3 * weights if self.settings.second_use != "off" and facts.trained_this_task else 0
         return self.costs.training_bytes(facts) + max(restoring, second_use) + self.kept_bytes(facts)
+
+    def _buffer_rows(self, facts: VisitFacts) -> int:
+        """Return the most vectors of all weights that bringing past tasks in needs at once."""
+        if not facts.task_index:
+            return 0
+        if self._summing:  # the gradient and a spare one, where the choice of tasks measures
+            return 2 * measures_gradients(self.settings.selection, facts.task_index, self.settings.signature_tasks)
+        return self._constraints(facts) + 1 + (self.settings.integration == "preconditioned")
 
 
 def _memory(state: ClientState) -> FedKnowMemory:
@@ -175,10 +216,6 @@ def _kept_notes(learner: Learner, knowledge: Knowledge) -> dict[str, float]:
     network = learner.network
     shares = kept_share_per_layer(restore_mask(knowledge, network.P), network.layout)
     return {f"kept_share/{name}": share for name, share in shares.items()}
-
-
-def _update_notes(tally: Tally) -> Mapping[str, float]:
-    return {"violated_after_steps": float(tally.violated_after_steps)}
 
 
 def _angle_notes(rule: SecondUseRule) -> Mapping[str, float]:
