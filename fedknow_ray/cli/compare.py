@@ -104,8 +104,10 @@ def _compare(
 
 
 def _print_table(console: Console, table: Table) -> None:
-    """Print a table; in a file it is as wide as it needs to be."""
-    console.print(table, width=None if console.is_terminal else _WIDE, crop=False)
+    if not console.is_terminal:
+        # a file has no edge, and rich takes it to have 80 columns
+        console.width = _WIDE
+    console.print(table)
 
 
 class Progress:

@@ -83,7 +83,7 @@ def read_grid(config: Path, methods: Sequence[str], vary: Sequence[str] = (), se
         ConfigError: with every fault of the options.
     """
     faults = list(_method_faults(methods))
-    known = [name for name in methods if name in CATALOGUE.methods]
+    known = [name for name in dict.fromkeys(methods) if name in CATALOGUE.methods]
     varied: dict[str, tuple[Any, ...]] = {}
     for option in vary:
         key, values, found = _read_vary(option, varied)

@@ -113,6 +113,10 @@ class ProcessWorkers:
         """Return the runs that have ended, after waiting for the first of them so long at most."""
         return [self._take_answer(key.data) for key, _ in self._answers.select(timeout_s)]
 
+    def pids(self) -> list[int]:
+        """Return the ids of the processes."""
+        return [process.pid for process in (*self._idle, *self._busy)]
+
     def _new_process(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", _START],
