@@ -54,13 +54,13 @@ class Contents:
 class Checkpoint:
     """An opened checkpoint; its body is read when it is asked for.
 
-    *past* what decided the run so far, see `past_of`; *data* digests of the data set and of the start model; *wall_s*
-    the host seconds that the run had taken.
+    *past* what decided the run so far, see `past_of`; *made_with* digests of the data set and of the start model, and
+    versions; *wall_s* the host seconds that the run had taken.
     """
 
     path: Path
     past: Mapping[str, Any]
-    data: Mapping[str, str]
+    made_with: Mapping[str, str]
     state: SchedulerState
     wall_s: float
     sha256: str
@@ -86,16 +86,17 @@ class Checkpoint:
                 "start from a checkpoint with these settings, or from the beginning"
             )
 
-    def check_data(self, data: Mapping[str, str]) -> None:
-        """Refuse other images, or another start model, under the same names.
+    def check_made_with(self, made_with: Mapping[str, str]) -> None:
+        """Refuse other images or another start model under the same names, and code whose bits may be others.
 
         Raises:
-            CheckpointError: if a digest differs.
+            CheckpointError: with each difference.
         """
-        differences = list(_differences(dict(self.data), dict(data)))
+        differences = list(_differences(dict(self.made_with), dict(made_with)))
         if differences:
+            lines = "\n".join(f"  {line}" for line in differences)
             raise CheckpointError(
-                f"{self.path} was saved with other data or by other code:\n  {differences[0]}\nstart from the beginning"
+                f"{self.path} was saved with other data or by other code:\n{lines}\nstart from the beginning"
             )
 
     def origin(self) -> dict[str, str]:
@@ -139,7 +140,7 @@ def save_checkpoint(
     state: SchedulerState,
     contents: Contents,
     *,
-    data: Mapping[str, str],
+    made_with: Mapping[str, str],
     wall_s: float,
 ) -> Path:
     """Write the checkpoint of a boundary into a folder, whole or not at all, and return its path.
@@ -151,7 +152,7 @@ def save_checkpoint(
     path = checkpoint_path(folder, state.boundary)
     header = {
         "past": past_of(config, state.boundary),
-        "data": dict(data),
+        "made_with": dict(made_with),
         "state": {**asdict(state), "trained": sorted(state.trained)},
         "wall_s": wall_s,
     }
@@ -213,7 +214,7 @@ def _read_header(path: Path, stream: BinaryIO) -> Checkpoint:
     return Checkpoint(
         path=path,
         past=header["past"],
-        data=header["data"],
+        made_with=header["made_with"],
         state=SchedulerState(
             **{**state, "boundary": Boundary(**state["boundary"]), "trained": frozenset(state["trained"])}
         ),

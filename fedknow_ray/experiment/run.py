@@ -122,13 +122,13 @@ def execute(
     dataset = open_data(config)
     parts = put_together(config, dataset)
     manifest = make_manifest(name, config, dataset, parts.start, parts.ledger.devices, backend)
-    data = {key: manifest["digests"][key] for key in ("dataset_sha256", "initial_parameters_sha256")}
+    made_with = _made_with(manifest)
     if past is not None:
-        past.check_data(data)
+        past.check_made_with(made_with)
         manifest["started_from"] = past.origin()
         # the seconds of the past count as if they had been spent here
         started_s -= past.wall_s
-    saving = _Saving(config, frozenset(save_at), Path(checkpoints or "."), data, started_s)
+    saving = _Saving(config, frozenset(save_at), Path(checkpoints or "."), made_with, started_s)
     with _new_directory(out, name, dump_yaml(config)) as directory:
         watcher.stage(f"starting {len(config.devices)} clients ({backend})")
         with open_executor(parts, backend, address) as executor:
@@ -141,6 +141,15 @@ def _open_past(path: Path, config: RunConfig) -> Checkpoint:
     past = open_checkpoint(path)
     past.check_past(config)
     return past
+
+
+def _made_with(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return what bits depend on besides the config: the images, the start model, and the code that trains."""
+    digests, versions = manifest["digests"], manifest["versions"]
+    return {
+        **{key: digests[key] for key in ("dataset_sha256", "initial_parameters_sha256")},
+        **{package: str(versions[package]) for package in ("fedknow-ray", "torch")},
+    }
 
 
 def _check_save_at(
@@ -162,12 +171,12 @@ def _check_save_at(
 
 @dataclass(frozen=True, slots=True)
 class _Saving:
-    """Where and when a run is saved; *data* the digests of what it works on, *started_s* when the host clock began."""
+    """Where and when a run is saved; *made_with* goes into the checkpoint, *started_s* is when the host clock began."""
 
     config: RunConfig
     boundaries: frozenset[Boundary]
     folder: Path
-    data: Mapping[str, str]
+    made_with: Mapping[str, str]
     started_s: float
 
     @property
@@ -178,7 +187,7 @@ class _Saving:
     def save(self, state: SchedulerState, executor: Executor, store: ResultStore) -> None:
         """Save a run that stands at a boundary."""
         contents = Contents(executor.save(), past_tables(store))
-        save_checkpoint(self.folder, self.config, state, contents, data=self.data, wall_s=self.wall_s)
+        save_checkpoint(self.folder, self.config, state, contents, made_with=self.made_with, wall_s=self.wall_s)
 
 
 def _run_course(

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedknow_ray.federation.ledger import Ledger
 from fedknow_ray.federation.policies import Synchronous
-from fedknow_ray.federation.scheduler import Course, Progress, Scheduler
+from fedknow_ray.federation.scheduler import Course, Progress, Scheduler, SchedulerState
 from fedknow_ray.federation.scoring import Score
 from fedknow_ray.federation.visit import VisitKind, VisitOrder, VisitReport, plan_visit
 from fedknow_ray.methods.method import ClientState, Hyperparameters, Method, Outcome, Plan, TaskData, VisitFacts
@@ -127,6 +127,7 @@ class Trial:
     tasks: int = 1
     cohorts: tuple[tuple[int, ...], ...] = ((0, 1), (1, 2))
     tamper: Callable[[VisitOrder, VisitReport], VisitReport] = lambda order, report: report
+    start: SchedulerState | None = None
 
     def __post_init__(self) -> None:
         ledger = make_ledger(self.method)
@@ -135,7 +136,7 @@ class Trial:
         images = ((10, 11), (20, 21), (30, 31))
         course = Course(seed=7, tasks=self.tasks, rounds_per_task=2, classes=2, images=images)
         policy = Synchronous(clients=3, cohort_size=2, seed=7, cohorts=self.cohorts)
-        self.scheduler = Scheduler(course, ledger, policy, self.executor, self.rows.extend)
+        self.scheduler = Scheduler(course, ledger, policy, self.executor, self.rows.extend, self.start)
 
     def run(self) -> list[Progress]:
         return list(self.scheduler.run())

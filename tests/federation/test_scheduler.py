@@ -12,7 +12,9 @@ from dataclasses import replace
 import pytest
 from fakes import PAYLOAD_BYTES, Lonely, Refining, Trial, moving
 
+from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.ledger import PlanMismatch
+from fedknow_ray.federation.scheduler import SchedulerState
 from fedknow_ray.federation.visit import VisitKind
 from fedknow_ray.results.schema import AccuracyRow, EventRow, RoundRow, VisitRow
 
@@ -208,3 +210,52 @@ def test_a_peak_above_the_devices_memory_is_an_event():
         "peak_memory_bytes": 1500,
         "device_memory_bytes": 1200,
     }
+
+
+def test_progress_names_the_boundaries():
+    progress = Trial(tasks=2).run()
+    assert [p.boundary for p in progress] == [
+        None,
+        Boundary(0, False),
+        Boundary(0, True),
+        None,
+        Boundary(1, False),
+        Boundary(1, True),
+    ]
+
+
+def test_the_state_at_a_boundary_is_clock_bytes_accuracy_and_who_was_trained():
+    """Rounds of 13 and 9 s, 8 payloads; then the end of the task: 3.5 s, 3 payloads, own models at 1/2."""
+    trial = Trial(cohorts=((0, 1),))
+    states = [trial.scheduler.state() for progress in trial.scheduler.run() if progress.boundary]
+    assert states == [
+        SchedulerState(Boundary(0, False), 26.0, 8 * PAYLOAD_BYTES, None, frozenset({0, 1})),
+        SchedulerState(Boundary(0, True), pytest.approx(29.5), 11 * PAYLOAD_BYTES, 0.5, frozenset({0, 1})),
+    ]
+
+
+def test_between_the_rounds_of_a_task_there_is_no_state():
+    trial = Trial()
+    next(trial.scheduler.run())
+    with pytest.raises(ValueError, match=r"at 13\.0 s the run stands at no boundary"):
+        trial.scheduler.state()
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5, 6])
+def test_from_a_boundary_the_rest_of_the_run_is_the_same(steps: int):
+    whole = Trial(tasks=2, cohorts=((0, 1),))
+    course, progress, rows = whole.scheduler.run(), [], 0
+    for _ in range(steps):
+        progress.append(next(course))
+    state, rows = whole.scheduler.state(), len(whole.rows)
+    rest = Trial(tasks=2, cohorts=((0, 1),), start=state)
+    assert rest.run() == list(course)
+    assert rest.rows == whole.rows[rows:]
+    assert rest.scheduler.state() == whole.scheduler.state()
+
+
+def test_a_scheduler_that_starts_at_a_boundary_stands_there():
+    state = SchedulerState(Boundary(0, True), 25.5, 11, 0.5, frozenset({0}))
+    scheduler = Trial(tasks=2, start=state).scheduler
+    assert scheduler.now_s == 25.5
+    assert scheduler.state() == state

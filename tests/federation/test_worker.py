@@ -100,3 +100,21 @@ def test_a_start_without_a_head_is_refused():
     start = encode({"features": np.zeros(275, np.float32)})
     with pytest.raises(ValueError, match="must hold a head"):
         ClientWorker(make_assembly(), DIGITS, start, [0])
+
+
+def test_a_worker_goes_on_from_the_states_of_another():
+    """Client 2 is trained in one worker and finishes the task in another, beside client 0."""
+    assembly, (start, broadcast) = make_assembly(), start_model()
+    first, second = ClientWorker(assembly, DIGITS, start, [1, 2]), ClientWorker(assembly, DIGITS, start, [0, 2])
+    first.visit(order(assembly, 2), broadcast)
+    second.adopt({2: first.states()[2]})
+    assert second.score(2, 1, None) == first.score(2, 1, None) != []
+    assert second.score(0, 1, None) == []
+    assert first.states().keys() == {1, 2}
+
+
+def test_the_state_of_a_client_that_lives_elsewhere_is_refused():
+    assembly, (start, _) = make_assembly(), start_model()
+    first, second = ClientWorker(assembly, DIGITS, start, [1, 2]), ClientWorker(assembly, DIGITS, start, [0, 2])
+    with pytest.raises(ValueError, match=r"clients \[1\] do not live here"):
+        second.adopt(first.states())

@@ -12,6 +12,7 @@ from sample_rows import ACCURACY, ALL, EVENT, ROUND, VISIT
 
 from fedknow_ray.errors import RunDirectoryError
 from fedknow_ray.results import TABLES, ResultStore, RunDirectory, write_atomically
+from fedknow_ray.results.store import replacing
 
 
 def names(folder):
@@ -185,4 +186,35 @@ def test_write_replaces_the_whole_file(tmp_path):
     write_atomically(tmp_path / "a.txt", b"a long first text")
     write_atomically(tmp_path / "a.txt", b"short")
     assert (tmp_path / "a.txt").read_bytes() == b"short"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_past_that_is_taken_over_comes_behind_what_is_there_and_is_written(directory):
+    past = ResultStore(RunDirectory.create(directory.path.parent / "past"))
+    past.append([EVENT, VISIT])
+    store = ResultStore(directory)
+    store.append(dataclasses.replace(EVENT, detail="own"))
+    store.take_over({name: past.table(name) for name in ("events", "visits")})
+    store.append(dataclasses.replace(EVENT, detail="later"))
+    store.flush()
+    assert pq.read_table(directory.path / "events.parquet")["detail"].to_pylist() == ["own", EVENT.detail, "later"]
+    assert pq.read_table(directory.path / "visits.parquet").num_rows == 1
+
+
+def test_a_past_is_written_though_nothing_follows_it(directory):
+    past = ResultStore(RunDirectory.create(directory.path.parent / "past"))
+    past.append(EVENT)
+    store = ResultStore(directory)
+    store.flush()
+    store.take_over({"events": past.table("events")})
+    store.flush()
+    assert pq.read_table(directory.path / "events.parquet").num_rows == 1
+
+
+def test_a_stream_whose_block_raises_leaves_the_old_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a.txt") as stream:
+        stream.write(b"half of it")
+        raise KeyboardInterrupt
+    assert (tmp_path / "a.txt").read_bytes() == b"old"
     assert names(tmp_path) == ["a.txt"]

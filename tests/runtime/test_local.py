@@ -89,3 +89,16 @@ def test_threads_are_those_of_the_config_and_put_back_afterwards(parts: Parts, t
     with local_executor(assembly, parts.dataset, parts.start, parts.broadcast):
         assert torch.get_num_threads() == threads
     assert torch.get_num_threads() == before
+
+
+def test_what_was_saved_is_held_again_by_another_executor(parts: Parts, executor: LocalExecutor):
+    """Client 0 was trained and the mean committed; of the other executor's own training nothing is left."""
+    executor.dispatch([order(parts, 0)], [1.0])
+    executor.report(order(parts, 0))
+    executor.commit()
+    other = LocalExecutor(parts.assembly, parts.dataset, parts.start, parts.broadcast)
+    other.report(order(parts, 2))
+    other.restore(executor.save())
+    assert other.global_parameters_sha256() == executor.global_parameters_sha256() != payload_sha256(parts.broadcast)
+    clients = parts.course.clients
+    assert list(other.score(clients, 1, with_global=True)) == list(executor.score(clients, 1, with_global=True))

@@ -12,7 +12,8 @@ import pytest
 from tiny import without_host, write_config
 
 from fedknow_ray.errors import DivergenceError, PlacementError, UserError
-from fedknow_ray.experiment.run import execute
+from fedknow_ray.experiment.run import Backend, execute
+from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.results.run import Run, load
 
 pytestmark = pytest.mark.ray
@@ -104,6 +105,22 @@ def test_diverged_training_in_an_actor_is_the_users_fault_as_it_is_in_this_proce
 def test_an_address_where_nobody_answers_is_the_users_fault(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no Ray cluster can be reached at '127\.0\.0\.1:1'"):
         execute(write_config(tmp_path), address="127.0.0.1:1", out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(("first", "second"), [("ray", "local"), ("local", "ray")])
+def test_a_run_saved_on_one_backend_is_taken_up_on_the_other(
+    first: Backend, second: Backend, runs: dict[str, Run], tmp_path: Path
+) -> None:
+    """Saved after the rounds of task 0; two clients an actor on Ray, so clients are spread otherwise than before."""
+    config, boundary, packed = write_config(tmp_path), Boundary(0, False), {"placement.clients_per_actor": 2}
+    execute(config, packed, backend=first, out=tmp_path / "past", save_at=[boundary], checkpoints=tmp_path)
+    fork = execute(config, packed, backend=second, out=tmp_path / "fork", start_from=tmp_path / f"{boundary}.ckpt")
+    whole = runs["packed" if second == "ray" else "local"]
+    assert fork.summary is not None and whole.summary is not None
+    assert fork.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
+    assert without_host(fork.visits).equals(without_host(whole.visits))
+    for table in ("accuracy", "rounds", "events"):
+        assert getattr(fork, table).equals(getattr(whole, table)), table
 
 
 JOIN = """

@@ -94,3 +94,10 @@ def test_a_refused_event_leaves_no_trace():
 def test_popping_from_an_empty_queue_is_an_index_error():
     with pytest.raises(IndexError, match=r"no event is left at 0\.0 s"):
         EventQueue().pop()
+
+
+def test_a_clock_can_begin_later():
+    queue = EventQueue(5.0)
+    assert queue.now_s == 5.0
+    with pytest.raises(ValueError, match=r"4\.0 s lies in the past"):
+        queue.push(4.0, "late")
