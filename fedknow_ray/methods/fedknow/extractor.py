@@ -6,6 +6,9 @@ in magnitude are kept, and everything that is not prunable (biases, norms) is ke
     m_j = 1  if j is not prunable or |w_j| is among the ceil(rho n) largest,  else 0
     knowledge = (m, w[m = 1], head rows of the task's classes)
 
+The kept prunable weights are stored exactly, or in a few bits each (quantisation): all of a network at 4 bits take
+about what a tenth of it takes at 32.
+
 P feature weights, C classes of the task, F inputs of the head, S batch-norm statistics.
 
 Luopan et al., "FedKNOW: Federated Continual Learning with Signature Task Knowledge Integration at Edge", ICDE 2023,
@@ -29,7 +32,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedknow_ray.errors import DivergenceError
+from fedknow_ray.methods.fedknow import quantisation
 from fedknow_ray.models.layout import TensorSlice
+
+EXACT = 32
+"""Bits of a weight that is stored as it is."""
+_TENSORS = ("mask", "values", "head", "statistics", "codes", "scales")
 
 
 def prunable_P(layout: Sequence[TensorSlice], P: int) -> Tensor:
@@ -98,13 +106,20 @@ class Knowledge:
     class_rows: tuple[int, int]
     """Head rows of the task's classes: start, and stop (not included)."""
     mask: Tensor
-    """uint8 (ceil(P / 8),): which weights are kept, eight to a byte, the first in the lowest bit; unused bits are 0."""
+    """uint8 (ceil(P / 8),): which weights are kept, eight to a byte, the first in the lowest bit; unused bits are 0.
+    Empty if all are."""
     values: Tensor
-    """float32: the kept weights, in order of index."""
+    """float32: the kept weights, in order of index; with codes only those that are not prunable."""
     head: Tensor
     """float32 (C, F + 1): weights and bias of the head's rows of this task."""
     statistics: Tensor
     """float32 (S,): batch-norm running statistics that belong to these weights; empty for a network without."""
+    codes: Tensor
+    """uint8: the kept prunable weights in `bits` bits each; empty where they are stored exactly."""
+    scales: Tensor
+    """float32: one a row of each prunable tensor; empty where there are no codes."""
+    bits: int = EXACT
+    """Bits of a prunable weight: 4, 8, or 32 for exact."""
 
     @property
     def stored_bytes(self) -> int:
@@ -120,14 +135,18 @@ class Knowledge:
             "values": self.values.numpy(),
             "head": self.head.numpy(),
             "statistics": self.statistics.numpy(),
+            "codes": self.codes.numpy(),
+            "scales": self.scales.numpy(),
+            "bits": np.array(self.bits, dtype=np.int64),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Knowledge:
         """Return the knowledge that `to_arrays` gave; copies, so read-only arrays (an object store's) will do."""
         start, stop = (int(row) for row in arrays["class_rows"])
-        tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in ("mask", "values", "head", "statistics")}
-        return cls(task_index=int(arrays["task_index"]), class_rows=(start, stop), **tensors)
+        tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in _TENSORS}
+        index, bits = int(arrays["task_index"]), int(arrays["bits"])
+        return cls(task_index=index, class_rows=(start, stop), bits=bits, **tensors)
 
 
 def pack(
@@ -137,21 +156,36 @@ def pack(
     mask_P: Tensor,
     head_CF: Tensor,
     statistics_S: Tensor | None = None,
+    *,
+    layout: Sequence[TensorSlice] = (),
+    bits: int = EXACT,
 ) -> Knowledge:
     """Return the knowledge of a task: the weights w_P (P,) that mask_P keeps, and head rows (C, F + 1). Copies all.
 
+    With fewer than 32 bits, the kept prunable weights (of the layout) are rounded to codes.
+
     Raises:
-        ValueError: if the mask's length is not that of w_P, or the head's rows are not those of the classes.
+        ValueError: if the mask's length is not that of w_P, if the head's rows are not those of the classes, or if
+            weights cannot be stored in so many bits.
     """
     if mask_P.shape != w_P.shape:
         raise ValueError(f"the mask has {mask_P.numel()} entries for {w_P.numel()} weights")
     if head_CF.shape[0] != class_rows[1] - class_rows[0]:
         raise ValueError(f"{head_CF.shape[0]} head rows for classes {class_rows[0]}..{class_rows[1]}")
+    w_P, exact_P, codes, scales = w_P.detach(), mask_P, torch.empty(0, dtype=torch.uint8), torch.empty(0)
+    if bits != EXACT:
+        coded_P = mask_P & prunable_P(layout, len(w_P))
+        codes, scales = quantisation.encode(w_P, coded_P, layout, bits)
+        exact_P = mask_P & ~coded_P
+    packed = np.packbits(mask_P.numpy(), bitorder="little") if not bool(mask_P.all()) else np.empty(0, np.uint8)
     return Knowledge(
         task_index=task_index,
         class_rows=class_rows,
-        mask=torch.from_numpy(np.packbits(mask_P.numpy(), bitorder="little")),
-        values=w_P.detach()[mask_P],
+        mask=torch.from_numpy(packed),
+        values=w_P[exact_P],
+        codes=codes,
+        scales=scales,
+        bits=bits,
         head=head_CF.detach().clone(),
         statistics=torch.empty(0) if statistics_S is None else statistics_S.detach().clone(),
     )
@@ -163,20 +197,31 @@ def restore_mask(knowledge: Knowledge, P: int) -> Tensor:
     Raises:
         ValueError: if the knowledge is not that of a network with P weights.
     """
+    if knowledge.mask.numel() == 0:
+        return torch.ones(P, dtype=torch.bool)
     if knowledge.mask.numel() != -(-P // 8):
         raise ValueError(f"the knowledge of task {knowledge.task_index} is not that of a network with {P} weights")
     bits = np.unpackbits(knowledge.mask.numpy(), count=P, bitorder="little")
     return torch.from_numpy(bits.astype(np.bool_))
 
 
-def restore_weights(knowledge: Knowledge, P: int) -> Tensor:
+def restore_weights(knowledge: Knowledge, P: int, layout: Sequence[TensorSlice] = ()) -> Tensor:
     """Return the pruned weights w_P (P,) float32: the kept values in their places, 0 elsewhere.
+
+    *layout* of the network is needed where the weights are stored as codes.
 
     Raises:
         ValueError: if the knowledge is not that of a network with P weights.
     """
+    mask_P = restore_mask(knowledge, P)
+    coded_P = mask_P & prunable_P(layout, P) if knowledge.bits != EXACT else torch.zeros_like(mask_P)
+    exact_P = mask_P & ~coded_P
+    if int(exact_P.sum()) != knowledge.values.numel():
+        raise ValueError(f"the knowledge of task {knowledge.task_index} is not that of a network with {P} weights")
     w_P = torch.zeros(P)
-    w_P[restore_mask(knowledge, P)] = knowledge.values
+    if knowledge.bits != EXACT:
+        w_P = quantisation.decode(knowledge.codes, knowledge.scales, coded_P, layout, knowledge.bits)
+    w_P[exact_P] = knowledge.values
     return w_P
 
 

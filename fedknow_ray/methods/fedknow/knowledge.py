@@ -57,7 +57,7 @@ def label_images(
 
 def _labels_of(learner: Learner, knowledge: Knowledge, data: TaskData, settings: FedKnowSettings) -> Tensor:
     network, head_RF = learner.network, knowledge.head
-    weights = network.as_tensors(restore_weights(knowledge, network.P))
+    weights = network.as_tensors(restore_weights(knowledge, network.P, network.layout))
     learner.log.add(learner.costs.passes("teach", 1))
 
     def logits(x_NCHW: Tensor) -> Tensor:
@@ -77,13 +77,16 @@ def plan_extraction(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettin
 
 
 def knowledge_bytes(costs: StepCosts, classes: int, settings: FedKnowSettings) -> int:
-    """Return about how many bytes one task's knowledge takes: kept values, one bit a weight, head rows.
+    """Return about how many bytes one task's knowledge takes: kept values, one bit a weight that may be missing, head
+    rows.
 
-    The weights that are always kept (biases) are counted as if they were pruned, 0.1 % of cnn6.
+    The weights that are always kept (biases) are counted as if they were pruned, 0.1 % of cnn6; the scales of codes are
+    left out, 0.5 % of what is kept of cnn6 at 4 bits.
     """
     footprint = costs.footprint
-    values = FLOAT_BYTES * round(settings.retained_fraction * footprint.P)
-    return values + footprint.P // 8 + FLOAT_BYTES * (classes * (footprint.F + 1) + footprint.B)
+    values = round(settings.retained_fraction * footprint.P) * settings.stored_bits // 8
+    mask = footprint.P // 8 if settings.retained_fraction < 1 else 0
+    return values + mask + FLOAT_BYTES * (classes * (footprint.F + 1) + footprint.B)
 
 
 def extract(
@@ -108,7 +111,17 @@ def extract(
         loss = learner.train(data, 1, _MaskedRule(mask_P))
     rows = (data.rows.start, data.rows.stop)
     learner.log.add(WorkItem("store", 1, 0, 2 * knowledge_bytes(costs, facts.classes, settings)))
-    return pack(facts.task_index, rows, network.theta[: network.P], mask_P, network.head, network.buffers), loss
+    knowledge = pack(
+        facts.task_index,
+        rows,
+        network.theta[: network.P],
+        mask_P,
+        network.head,
+        network.buffers,
+        layout=network.layout,
+        bits=settings.stored_bits,
+    )
+    return knowledge, loss
 
 
 @dataclass(frozen=True, slots=True)

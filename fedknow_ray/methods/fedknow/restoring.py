@@ -81,8 +81,9 @@ class RestoringFedKnow(Method):
         return Outcome(
             memory,
             losses / self.training.local_epochs,
-            tally.integrated_steps,
-            tally.violated_steps,
+            # None, not 0, where no step was checked: a visit without past tasks is then FedAvg's in its row too
+            tally.integrated_steps or None,
+            tally.violated_steps if tally.integrated_steps else None,
             {**notes, **self._update_notes(tally)},
             past.heads() if past else None,
         )
@@ -183,7 +184,7 @@ class RestoringFedKnow(Method):
         if not measures_gradients(self.settings.selection, facts.task_index, self.settings.signature_tasks):
             return Work.none()
         work = repeat(measuring_items(self.costs, n, facts.classes), facts.task_index)
-        return work + repeat([own_gradient_item(self.costs, n, facts.classes)] if self._summing else [], 1)
+        return work + repeat([own_gradient_item(self.costs, n)] if self._summing else [], 1)
 
     def _constraints(self, facts: VisitFacts) -> int:
         return min(facts.task_index, self.settings.signature_tasks)

@@ -27,6 +27,7 @@ _FIXED: dict[str, dict[str, Any]] = {
         "integration": "projection",
         "past_heads": "frozen",
         "selection": "oldest",
+        "stored_bits": 32,
         "second_use": "off",
         "labels": "soft",
         "threshold": "network",
@@ -42,7 +43,7 @@ def _known_variant(name: Any) -> Any:
 
 
 #: Settings of what is kept of a task, and of how past tasks take part in a later one.
-_OF_KNOWLEDGE = {"retained_fraction", "retrain_epochs", "threshold"}
+_OF_KNOWLEDGE = {"retained_fraction", "retrain_epochs", "threshold", "stored_bits"}
 _OF_PAST_TASKS = {"integration", "restored_weight", "past_heads", "margin", "labels", "temperature"}
 #: Integrations at the features' output, in one backward pass.
 SUMMING = ("sum", "feature_projection")
@@ -82,6 +83,8 @@ class FedKnowSettings(Hyperparameters):
     """Softening of soft labels."""
     retrain_epochs: int = Field(2, ge=0)
     """Epochs in which the kept weights are trained after pruning; 4 in `authors_code`."""
+    stored_bits: Literal[4, 8, 32] = 32
+    """Bits in which a kept weight is stored: 32 for exactly; fewer round it, so that more weights fit."""
     threshold: Literal["network", "layer"] = "network"
     """Whether the largest weights are sought over the whole network or in each layer by itself."""
     masks: Literal["overlapping", "disjoint"] = "overlapping"

@@ -73,10 +73,13 @@ class SummingRule:
         """Return the gradient (P,) of the batch's own loss, which a sum has no need of but the choice of tasks has."""
         g_P = torch.empty(learner.network.P)
         backward_into(learner.network, z_NF, dz_NF, g_P)
-        learner.log.add(own_gradient_item(learner.costs, len(dz_NF), learner.network.rows))
+        learner.log.add(own_gradient_item(learner.costs, len(dz_NF)))
         return g_P
 
 
-def own_gradient_item(costs: StepCosts, n: int, classes: int) -> WorkItem:
-    """Return the work of the batch's own gradient where it is made for the choice of tasks alone."""
-    return costs.backward("select", n, classes)
+def own_gradient_item(costs: StepCosts, n: int) -> WorkItem:
+    """Return the work of the batch's own gradient where it is made for the choice of tasks alone.
+
+    Without head rows: the gradient for the features' output is there, from the step itself.
+    """
+    return costs.backward("select", n, 0)

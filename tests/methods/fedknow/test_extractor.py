@@ -165,7 +165,7 @@ def test_arrays_give_the_same_knowledge_back():
 
 def test_stored_bytes_are_counted_to_the_byte():
     """Two bytes of mask, five values, six head entries, two statistics, three integers of 64 bits."""
-    assert knowledge().stored_bytes == 2 + 4 * 5 + 4 * 6 + 4 * 2 + 8 * 3
+    assert knowledge().stored_bytes == 2 + 4 * 5 + 4 * 6 + 4 * 2 + 8 * 4
 
 
 def test_stored_bytes_are_those_of_the_saved_arrays():
@@ -185,3 +185,26 @@ def test_a_mask_of_another_length_is_refused():
 def test_head_rows_of_other_classes_are_refused():
     with pytest.raises(ValueError, match=r"1 head rows for classes 0\.\.2"):
         pack(0, (0, 2), W, torch.ones(11, dtype=torch.bool), torch.zeros(1, 2))
+
+
+def test_all_weights_kept_need_no_mask():
+    everything = knowledge(torch.ones(11, dtype=torch.bool))
+    assert everything.mask.numel() == 0
+    assert torch.equal(restore_weights(everything, 11), W)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounded_knowledge_keeps_what_is_not_prunable_exactly(bits: int, fraction: float):
+    mask_P = keep_mask(W, LAYOUT, fraction)
+    packed = pack(0, (0, 1), W, mask_P, torch.zeros(1, 2), layout=LAYOUT, bits=bits)
+    restored_P = restore_weights(Knowledge.from_arrays(packed.to_arrays()), 11, LAYOUT)
+    assert torch.equal(restored_P[BIAS], W[BIAS])
+    assert not restored_P[~mask_P].any()
+    torch.testing.assert_close(restored_P[mask_P], W[mask_P], rtol=0, atol=float(W.abs().max()) / (2 ** (bits - 1) - 1))
+
+
+def test_rounded_knowledge_without_the_layout_is_refused():
+    packed = pack(0, (0, 1), W, torch.ones(11, dtype=torch.bool), torch.zeros(1, 2), layout=LAYOUT, bits=4)
+    with pytest.raises(ValueError, match="is not that of a network with 11 weights"):
+        restore_weights(packed, 11)
