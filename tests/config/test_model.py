@@ -47,6 +47,7 @@ def test_the_defaults_are_those_of_the_contract(load):
             "batch_size": 40,
             "threads": 1,
             "shuffle": True,
+            "precision": "float32",
             "optimizer": {"name": "adam", "lr": 0.001, "lr_decay": 1e-4, "weight_decay": 0.0},
         },
         "fleet": [

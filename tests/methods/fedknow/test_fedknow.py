@@ -25,20 +25,20 @@ def test_without_past_and_second_use_it_is_fedavg_to_the_bit(config: Any):
         (_, one, report), (_, other, expected) = trained(ours, **where), trained(fedavg, **where)
         np.testing.assert_array_equal(one.features_S, other.features_S)
         np.testing.assert_array_equal(ours.state().head_CF, fedavg.state().head_CF)
-        assert report.loss == expected.loss
+        assert report == expected
 
 
 def test_the_first_visit_of_a_task_has_no_second_use():
     """The own model is then of another task, whose loss it was trained for."""
-    bench = Bench("fedknow")
+    bench = Bench("fedknow", {"variant": "paper"})
     trained(bench)
     _, _, report = trained(bench, 0, round_index=0)
-    assert report.integrated_steps == 0
+    assert report.integrated_steps is None
 
 
 def test_second_use_on_receive_is_one_epoch_of_a_later_visit():
     """20 images in batches of 8: three steps, and none is restored in the first task."""
-    bench = Bench("fedknow")
+    bench = Bench("fedknow", {"variant": "paper"})
     trained(bench)
     _, _, report = trained(bench, round_index=1, trained=True)
     assert report.integrated_steps == 3
@@ -46,7 +46,7 @@ def test_second_use_on_receive_is_one_epoch_of_a_later_visit():
 
 
 def test_later_tasks_integrate_in_every_step():
-    bench = Bench("fedknow", {"second_use": "off"})
+    bench = Bench("fedknow", {"variant": "paper", "second_use": "off"})
     bench.live_through(2)
     _, _, report = trained(bench, 2)
     assert report.integrated_steps == 6
@@ -55,7 +55,7 @@ def test_later_tasks_integrate_in_every_step():
 
 
 def test_notes_can_be_written_as_json():
-    bench = Bench("fedknow")
+    bench = Bench("fedknow", {"variant": "paper"})
     trained(bench)
     _, _, report = trained(bench, round_index=1, trained=True)
     assert json.loads(json.dumps(dict(report.notes))) == dict(report.notes)
