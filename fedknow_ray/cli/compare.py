@@ -172,7 +172,7 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     table.add_column("case")
     table.add_column("seeds", justify="right")
     for heading in ("own model", "global model", "forgetting", "difference, own"):
-        table.add_column(heading, justify="right", min_width=13)
+        table.add_column(heading, justify="right")
     table.add_column("")
     for case in summary["cases"]:
         table.add_row(*_cells(case))

@@ -130,7 +130,7 @@ def run_folder(label: str, seed: int) -> str:
     """
     plain = label.replace(", ", ",")
     if not _SAFE.fullmatch(plain) or len(plain) > _LONGEST_FOLDER:
-        cleaned = re.sub(r"[^A-Za-z0-9.=,]+", "-", plain)[: _LONGEST_FOLDER - 9].strip("-.,")
+        cleaned = re.sub(r"[^A-Za-z0-9.,]+", "-", plain)[: _LONGEST_FOLDER - 9].strip("-.,")
         plain = f"{cleaned}-{sha256(label.encode()).hexdigest()[:8]}"
     return f"runs/{plain}/seed-{seed}"
 
