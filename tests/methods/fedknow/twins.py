@@ -1,0 +1,70 @@
+"""Past tasks at random, and what they ask for as anybody would compute it: a copy, a forward and a backward pass."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from workbench import CLASSES, DRY, flat_gradient, make_learner, task_data, training
+
+from fedknow_ray.config.model import TrainingConfig
+from fedknow_ray.methods.fedknow.past_tasks import PastTasks
+from fedknow_ray.methods.fedknow.settings import FedKnowSettings
+from fedknow_ray.methods.learner import Batch, Learner
+
+TASKS = 4
+
+
+def batch_of(learner: Learner, n: int = 6) -> Batch:
+    """The first n images of a task."""
+    data = task_data()
+    x_NHWC = learner.normalisation(data.images_NHWC[:n])
+    return Batch(np.arange(n), x_NHWC.permute(0, 3, 1, 2), torch.from_numpy(data.labels_N[:n]))
+
+
+def past(tasks: int = TASKS, seed: int = 3, images: int = 20) -> tuple[list[Tensor], list[Tensor]]:
+    """Labels (N, C) and head rows (C, F + 1) of past tasks."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = [torch.softmax(3 * torch.randn(images, CLASSES, generator=generator), dim=1) for _ in range(tasks)]
+    return labels, [torch.randn(CLASSES, 6, generator=generator) for _ in range(tasks)]
+
+
+def past_tasks(
+    tasks: int = TASKS, config: TrainingConfig | None = None, *, seed: int = 3, **settings: Any
+) -> PastTasks:
+    """The same as a visit has them."""
+    labels, heads = past(tasks, seed)
+    return PastTasks(labels, heads, FedKnowSettings(**settings), np.random.default_rng(0), config or training())
+
+
+def agreeing_tasks(learner: Learner, **settings: Any) -> PastTasks:
+    """One past task that wants what the task at hand wants: its labels, head and temperature 1."""
+    labels = F.one_hot(torch.from_numpy(task_data().labels_N), CLASSES).float()
+    hyper = FedKnowSettings(temperature=1.0, **settings)
+    return PastTasks([labels], [learner.network.head.clone()], hyper, np.random.default_rng(0), training())
+
+
+def logits_of(z_NF: Tensor, head_RF: Tensor) -> Tensor:
+    return z_NF @ head_RF[:, :-1].T + head_RF[:, -1]
+
+
+def soft_loss(z_NF: Tensor, head_RF: Tensor, labels_NR: Tensor, temperature: float = 2.0) -> Tensor:
+    """The distillation loss as the description has it, without a factor T^2."""
+    return -(labels_NR * torch.log_softmax(logits_of(z_NF, head_RF) / temperature, dim=1)).sum(1).mean()
+
+
+def obvious_gradient(model: nn.Module, head_RF: Tensor, batch: Batch, labels_NR: Tensor, temperature: float) -> Tensor:
+    """Copy the model, run it forward and backward on soft cross entropy, throw the copy away."""
+    twin = deepcopy(model)
+    soft_loss(twin(batch.x_NCHW), head_RF, labels_NR, temperature).backward()
+    return flat_gradient(make_learner(DRY).network, twin)
+
+
+def obvious_own_gradient(model: nn.Module, head_RF: Tensor, batch: Batch) -> Tensor:
+    twin = deepcopy(model)
+    F.cross_entropy(logits_of(twin(batch.x_NCHW), head_RF), batch.y_N).backward()
+    return flat_gradient(make_learner(DRY).network, twin)
