@@ -100,7 +100,7 @@ def _compare(
         _print_table(console if as_json else Console(), closing_table(summary))
     if as_json:
         click.echo(json.dumps(summary))
-    _raise(failures)
+    raise_failures(failures)
 
 
 def _print_table(console: Console, table: Table) -> None:
@@ -214,7 +214,7 @@ def _difference(figure: Mapping[str, Any] | None) -> str:
     return f"{figure['difference']:+.3f}{interval}"
 
 
-def _raise(failures: Mapping[RunId, Failure]) -> None:
+def raise_failures(failures: Mapping[RunId, Failure]) -> None:
     """Raise what ends the program with the right status: 1 if any failure is ours, else 2.
 
     Raises:

@@ -15,8 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fedknow_ray.cli.app import app
-from fedknow_ray.cli.compare import closing_table
-from fedknow_ray.errors import UserError
+from fedknow_ray.cli.compare import closing_table, raise_failures
+from fedknow_ray.errors import UserError, WorkerError
+from fedknow_ray.experiment.grid import RunId
+from fedknow_ray.experiment.workers import Failure
 
 CONFIG = """\
 scenario:
@@ -156,3 +158,21 @@ def test_the_closing_table_has_a_line_for_each_case():
         ("local", "0", "-", "-", "-", "", ""),
     ]
     assert "* chosen on the seeds 1, 2, which are in no figure" in str(shown.caption)
+
+
+def test_failures_with_one_cause_are_told_once():
+    same = Failure("training has diverged")
+    with pytest.raises(UserError) as caught:
+        raise_failures({RunId("fedavg", 1): same, RunId("fedavg", 2): same})
+    assert str(caught.value) == (
+        "2 of the runs failed; the same command tries them again\nfedavg, seed 1; fedavg, seed 2\ntraining has diverged"
+    )
+
+
+def test_a_failure_of_ours_ends_the_program_as_one():
+    with pytest.raises(WorkerError, match="ZeroDivisionError"):
+        raise_failures({RunId("a", 1): Failure("x"), RunId("b", 1): Failure("ZeroDivisionError", is_ours=True)})
+
+
+def test_without_failures_nothing_is_raised():
+    raise_failures({})
