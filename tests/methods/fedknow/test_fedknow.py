@@ -1,115 +1,164 @@
-"""FedKNOW as a method: what it becomes without a past, when second use happens, what it reports."""
+"""FedKNOW as a whole: its variants, and the past that runs of other settings share with it."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import pytest
+from course import Course, past_settings
 from workbench import SGD, Bench, training
 
 from fedknow_ray.federation.visit import VisitKind
-from fedknow_ray.methods.fedknow.settings import FedKnowSettings
+from fedknow_ray.methods.fedknow.authors_code import AuthorsCodeFedKnow
+from fedknow_ray.methods.fedknow.fedknow import VARIANTS, FedKnow
+from fedknow_ray.methods.fedknow.restoring import RestoringFedKnow
+
+STAGES = 6  # three tasks
+FEDAVG = {"method": "fedknow_ray.methods.fedavg.FedAvg"}
+KNOWLEDGE = {"retained_fraction": 0.1, "retrain_epochs": 2, "threshold": "network", "stored_bits": 32}
+PAST_TASKS = {
+    "integration": "sum",
+    "restored_weight": 1.0,
+    "past_heads": "frozen",
+    "margin": 0.0,
+    "labels": "soft",
+    "temperature": 2.0,
+}
+PROJECTING: dict[str, Any] = {"integration": "projection"}
 
 
-def trained(bench: Bench, task_index: int = 0, **where: Any) -> Any:
-    return bench.visit(VisitKind.TRAIN, task_index, **where)
+@pytest.mark.parametrize(
+    ("variant", "kind"),
+    [("tuned", RestoringFedKnow), ("paper", RestoringFedKnow), ("authors_code", AuthorsCodeFedKnow)],
+)
+def test_a_variant_is_what_its_name_says(variant: str, kind: type[Any]):
+    assert VARIANTS[variant] is kind
+    bench = Bench("fedknow", {"variant": variant})
+    assert isinstance(bench.method, FedKnow)
+    facts = bench.order(VisitKind.TRAIN, 2).facts
+    alone = kind(bench.method.hyper, bench.method.training, bench.method.costs)
+    assert bench.method.plan_train(facts) == alone.plan_train(facts)
 
 
 @pytest.mark.parametrize("config", [training(), training(optimizer=SGD)], ids=["adam", "sgd"])
 def test_without_past_and_second_use_it_is_fedavg_to_the_bit(config: Any):
-    ours, fedavg = Bench("fedknow", {"second_use": "off"}, config), Bench("fedavg", config=config)
+    """Models, and all that is reported of the visit."""
+    ours, fedavg = Bench("fedknow", config=config), Bench("fedavg", config=config)
     for round_index in range(2):
         where = {"round_index": round_index, "trained": round_index > 0}
-        (_, one, report), (_, other, expected) = trained(ours, **where), trained(fedavg, **where)
+        _, one, report = ours.visit(VisitKind.TRAIN, **where)
+        _, other, expected = fedavg.visit(VisitKind.TRAIN, **where)
         np.testing.assert_array_equal(one.features_S, other.features_S)
         np.testing.assert_array_equal(ours.state().head_CF, fedavg.state().head_CF)
         assert report == expected
 
 
-def test_the_first_visit_of_a_task_has_no_second_use():
-    """The own model is then of another task, whose loss it was trained for."""
-    bench = Bench("fedknow", {"variant": "paper"})
-    trained(bench)
-    _, _, report = trained(bench, 0, round_index=0)
-    assert report.integrated_steps is None
-
-
-def test_second_use_on_receive_is_one_epoch_of_a_later_visit():
-    """20 images in batches of 8: three steps, and none is restored in the first task."""
-    bench = Bench("fedknow", {"variant": "paper"})
-    trained(bench)
-    _, _, report = trained(bench, round_index=1, trained=True)
-    assert report.integrated_steps == 3
-    assert set(report.notes) == {"own_gradient_norm", "own_gradient_cosine", "violated_after_steps"}
-
-
-def test_later_tasks_integrate_in_every_step():
-    bench = Bench("fedknow", {"variant": "paper", "second_use": "off"})
-    bench.live_through(2)
-    _, _, report = trained(bench, 2)
-    assert report.integrated_steps == 6
-    assert 0 <= report.violated_steps <= 6
-    assert report.notes.keys() == {"violated_after_steps"}
-
-
-def test_notes_can_be_written_as_json():
-    bench = Bench("fedknow", {"variant": "paper"})
-    trained(bench)
-    _, _, report = trained(bench, round_index=1, trained=True)
-    assert json.loads(json.dumps(dict(report.notes))) == dict(report.notes)
-
-
-def test_the_end_of_a_task_notes_the_loss_of_the_knowledge_and_the_share_kept_of_each_prunable_tensor():
-    """ceil(0.1 * 27) = 3 and ceil(0.1 * 240) = 24 with a threshold for each layer."""
-    bench = Bench("fedknow", {"threshold": "layer"})
-    trained(bench)
-    notes = bench.visit(VisitKind.FINISH_TASK, trained=True)[2].notes
-    shares = {name.removeprefix("kept_share/"): share for name, share in notes.items() if name != "knowledge_loss"}
-    assert "knowledge_loss" in notes
-    assert list(shares.values()) == [3 / 27, 24 / 240]
-    assert all(name.endswith("weight") for name in shares)
-
-
-def test_only_after_aggregation_refines():
-    refining = {
-        use: Bench("fedknow", {"second_use": use}).method.refines for use in ("on_receive", "after_aggregation", "off")
-    }
-    assert refining == {"on_receive": False, "after_aggregation": True, "off": False}
-
-
-def test_refining_changes_the_own_model_and_sends_nothing():
-    bench = Bench("fedknow", {"second_use": "after_aggregation"})
-    trained(bench)
-    before = bench.state().own_S
-    _, update, report = bench.visit(VisitKind.REFINE, trained=True)
-    assert update is None
-    assert report.integrated_steps == 3
-    assert set(report.notes) == {"own_gradient_norm", "own_gradient_cosine", "violated_after_steps"}
-    assert not np.array_equal(bench.state().own_S, before)
-
-
-def test_kept_bytes_grow_by_a_knowledge_and_its_labels_with_each_task():
-    bench = Bench("fedknow")
-    kept = [bench.method.kept_bytes(bench.order(VisitKind.TRAIN, t).facts) for t in range(4)]
-    assert np.diff(kept).tolist() == [4 * 28 + 34 + 48 + 4 * 20 * 2] * 3
-
-
 @pytest.mark.parametrize(
-    "wrong",
+    ("stage", "in_force"),
     [
-        {"retained_fraction": 0},
-        {"retained_fraction": 1.01},
-        {"signature_tasks": 0},
-        {"second_use": "sometimes"},
-        {"margin": -0.1},
-        {"temperature": 0},
-        {"retrain_epochs": -1},
-        {"rho": 0.1},
+        (0, FEDAVG),
+        (1, {"method": "fedknow", **KNOWLEDGE}),
+        (2, {"method": "fedknow", **KNOWLEDGE, **PAST_TASKS}),
+        (3, {"method": "fedknow", **KNOWLEDGE, **PAST_TASKS, "masks": "overlapping"}),
+        (4, {"method": "fedknow", **KNOWLEDGE, **PAST_TASKS, "masks": "overlapping"}),
+        (20, {"method": "fedknow", **KNOWLEDGE, **PAST_TASKS, "masks": "overlapping"}),
+        (
+            22,
+            {
+                "method": "fedknow",
+                **KNOWLEDGE,
+                **PAST_TASKS,
+                "masks": "overlapping",
+                "signature_tasks": 10,
+                "selection": "wasserstein",
+            },
+        ),
     ],
-    ids=str,
+    ids=["task 0", "its end", "task 1", "its end, with two masks", "task 2", "10 past tasks", "11 past tasks"],
 )
-def test_settings_outside_their_bounds_are_refused(wrong: dict[str, Any]):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        FedKnowSettings(**wrong)
+def test_settings_come_into_force_as_tasks_go_by(stage: int, in_force: dict[str, Any]):
+    assert past_settings("fedknow", {}, stage) == in_force
+
+
+def test_second_use_is_in_force_from_the_first_round():
+    hyper = {"second_use": "displacement", "margin": 0.5}
+    assert past_settings("fedknow", hyper, 0) == {"method": "fedknow", "second_use": "displacement", "margin": 0.5}
+
+
+def test_the_paper_without_second_use_names_what_tuned_does():
+    assert past_settings("fedknow", {"variant": "paper", "second_use": "off"}, 0) == FEDAVG
+
+
+def test_all_settings_of_the_authors_code_count_from_the_beginning():
+    """Its pack net is trained in every visit."""
+    said = past_settings("fedknow", {"variant": "authors_code"}, 0)
+    assert said["method"] == "fedknow_ray.methods.fedknow.fedknow.FedKnow"
+    assert said["variant"] == "authors_code"
+    assert {"retained_fraction", "signature_tasks", "violation_test", "masks"} <= said.keys()
+
+
+#: (one method, another, how many stages they share). After these they are not only allowed to differ, but do.
+PAIRS: dict[str, tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]], int]] = {
+    "fedavg": (("fedavg", {}), ("fedknow", {}), 1),
+    "local": (("fedavg", {}), ("local", {}), 0),
+    "paper set alike": (
+        ("fedknow", {"integration": "projection", "second_use": "on_receive"}),
+        ("fedknow", {"variant": "paper"}),
+        STAGES,
+    ),
+    "second_use": (("fedknow", {}), ("fedknow", {"second_use": "on_receive"}), 0),
+    "after_aggregation": (
+        ("fedknow", {"second_use": "on_receive"}),
+        ("fedknow", {"second_use": "after_aggregation"}),
+        0,
+    ),
+    "retained_fraction": (("fedknow", {}), ("fedknow", {"retained_fraction": 0.5}), 1),
+    "retrain_epochs": (("fedknow", {}), ("fedknow", {"retrain_epochs": 0}), 1),
+    "threshold": (("fedknow", {}), ("fedknow", {"threshold": "layer"}), 1),
+    "stored_bits": (("fedknow", {}), ("fedknow", {"stored_bits": 8}), 1),
+    "integration": (("fedknow", {}), ("fedknow", PROJECTING), 2),
+    "preconditioned": (("fedknow", PROJECTING), ("fedknow", {"integration": "preconditioned"}), 2),
+    "restored_weight": (("fedknow", {}), ("fedknow", {"restored_weight": 0.5}), 2),
+    "past_heads": (("fedknow", {}), ("fedknow", {"past_heads": "trained"}), 2),
+    "labels": (("fedknow", {}), ("fedknow", {"labels": "hard"}), 2),
+    "temperature": (("fedknow", {}), ("fedknow", {"temperature": 4.0}), 2),
+    "margin": (("fedknow", PROJECTING), ("fedknow", {**PROJECTING, "margin": 0.5}), 2),
+    "masks": (("fedknow", {}), ("fedknow", {"masks": "disjoint"}), 3),
+    "signature_tasks": (("fedknow", {"signature_tasks": 1}), ("fedknow", {"signature_tasks": 2}), 4),
+    "selection": (
+        ("fedknow", {"signature_tasks": 1, "selection": "oldest"}),
+        ("fedknow", {"signature_tasks": 1, "selection": "cosine"}),
+        4,
+    ),
+    "selection of all": (("fedknow", {}), ("fedknow", {"selection": "random"}), STAGES),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_runs_share_their_past_as_long_as_their_settings_in_force_agree(pair: str):
+    """To the bit, in all that clients and server hold and in all that is reported and planned of each visit."""
+    one, other, shared = PAIRS[pair]
+    left, right = Course(*one), Course(*other)
+    for stage in range(min(shared + 1, STAGES)):
+        left.go(range(stage, stage + 1))
+        right.go(range(stage, stage + 1))
+        agree = past_settings(*one, stage) == past_settings(*other, stage)
+        assert agree is (stage < shared), stage
+        same = (left.bits(), left.rows) == (right.bits(), right.rows)
+        assert same is agree, stage
+
+
+@pytest.mark.parametrize("pair", ["fedavg", "integration", "masks", "signature_tasks"])
+@pytest.mark.parametrize("swapped", [False, True], ids=["forth", "back"])
+def test_a_run_goes_on_from_anothers_shared_past_as_from_its_own(pair: str, swapped: bool):
+    one, other, shared = PAIRS[pair]
+    if swapped:
+        one, other = other, one
+    start, whole, forked = Course(*one), Course(*other), Course(*other)
+    start.go(range(shared))
+    whole.go(range(STAGES))
+    forked.go_on_from(start)
+    forked.go(range(shared, STAGES))
+    assert forked.bits() == whole.bits()
+    assert [*start.rows, *forked.rows] == whole.rows
