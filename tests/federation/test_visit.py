@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from workbench import CLASSES, DRY, NORMED, SIZE, Bench, make_learner, steps_of, training
+from workbench import CLASSES, DRY, NORMED, SGD, SIZE, Bench, make_learner, steps_of, training
 
 from fedknow_ray.config.model import SgdOptimizer
 from fedknow_ray.federation.visit import SharedModel, VisitKind, plan_visit, shared_shapes
@@ -127,6 +127,72 @@ def test_fedknow_extracts_from_the_adopted_model_of_who_was_not_sampled():
     (knowledge,) = bench.state().memory.knowledge
     np.testing.assert_array_equal(knowledge.values.numpy(), bench.broadcast.features_S)
     np.testing.assert_array_equal(knowledge.head.numpy(), bench.state().head_CF[:CLASSES])
+
+
+def past_heads_trained(**settings: Any) -> Bench:
+    """A FedKNOW that trains the head rows of past tasks, with one of them behind it."""
+    bench = Bench("fedknow", {"past_heads": "trained"}, config=training(optimizer=SGD), **settings)
+    bench.visit(VisitKind.TRAIN)
+    bench.visit(VisitKind.FINISH_TASK, trained=True)
+    return bench
+
+
+def test_past_head_rows_that_a_visit_trained_are_in_the_clients_head():
+    bench = past_heads_trained()
+    before = bench.state().head_CF
+    bench.visit(VisitKind.TRAIN, 1)
+    moved = np.any(bench.state().head_CF != before, axis=1)
+    assert moved.tolist() == [True] * 4 + [False] * 4
+
+
+def test_past_head_rows_go_on_from_where_the_last_visit_left_them():
+    """With a rate that moves nothing the second visit ends with the first one's rows, not with those of the task's
+    end."""
+    bench = past_heads_trained()
+    before = bench.state().head_CF
+    bench.visit(VisitKind.TRAIN, 1)
+    first = bench.state().head_CF
+    still = Bench("fedknow", {"past_heads": "trained"}, config=STILL)
+    still.states, still.broadcast = dict(bench.states), bench.broadcast
+    still.visit(VisitKind.TRAIN, 1, round_index=1, trained=True)
+    assert close(still.state().head_CF, first)
+    assert not close(first[:CLASSES], before[:CLASSES])
+
+
+def test_a_global_head_is_sent_with_the_past_rows_that_a_visit_trained():
+    bench = past_heads_trained(head_global=True)
+    _, update, _ = bench.visit(VisitKind.TRAIN, 1)
+    np.testing.assert_array_equal(update.head_CF, bench.state().head_CF)
+    assert np.all(np.any(update.head_CF[:CLASSES] != bench.broadcast.head_CF[:CLASSES], axis=1))
+
+
+def test_past_rows_of_a_global_head_start_from_the_broadcast():
+    bench = Bench("fedknow", {"past_heads": "trained"}, config=STILL, head_global=True)
+    bench.visit(VisitKind.TRAIN)
+    bench.visit(VisitKind.FINISH_TASK, trained=True)
+    bench.broadcast = moved_broadcast(bench)
+    _, update, _ = bench.visit(VisitKind.TRAIN, 1)
+    assert close(update.head_CF, bench.broadcast.head_CF)
+    assert not close(update.head_CF, bench.head_CF)
+
+
+def test_past_head_rows_rest_at_the_end_of_a_task():
+    """Also where the client's head is trained there, since it was never sampled."""
+    bench = past_heads_trained()
+    before = bench.state().head_CF
+    bench.visit(VisitKind.FINISH_TASK, 1)
+    moved = np.any(bench.state().head_CF != before, axis=1)
+    assert moved.tolist() == [False] * 2 + [True] * 2 + [False] * 4
+
+
+def test_a_head_that_a_visit_started_with_is_left_as_it_was():
+    """The state before and the broadcast are values: a lost visit can be made again, others read the same broadcast."""
+    bench = past_heads_trained(head_global=True)
+    before, sent = bench.state().head_CF, bench.broadcast.head_CF
+    copies = before.copy(), sent.copy()
+    bench.visit(VisitKind.TRAIN, 1)
+    np.testing.assert_array_equal(before, copies[0])
+    np.testing.assert_array_equal(sent, copies[1])
 
 
 def test_the_old_state_is_left_as_it_was():

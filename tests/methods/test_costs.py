@@ -36,6 +36,21 @@ def test_one_more_backward():
     assert costs().backward("x", 3, 2) == WorkItem("x", 1, 3 * 1900 + 2 * 120, 2 * 400 + 3 * 50)
 
 
+def test_through_further_heads():
+    """6 rows: logits and the gradient for 10 features, 2 x 3 x 10 x 6 FLOPs each; the rows of 11 read twice."""
+    assert costs().through_heads("x", 3, 6) == WorkItem("x", 1, 360 + 360, 4 * 2 * 6 * 11)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "passes"),
+    [(AdamOptimizer(), 7), (SgdOptimizer(), 3), (SgdOptimizer(momentum=0.9), 5)],
+    ids=["adam", "sgd", "momentum"],
+)
+def test_updating_further_heads(optimizer: AdamOptimizer | SgdOptimizer, passes: int):
+    """6 rows of 11: their gradient is one product and one write, then the optimizer's step."""
+    assert costs(optimizer).update_head("x", 3, 6) == WorkItem("x", 1, 360, 4 * 6 * 11 * (1 + passes))
+
+
 @pytest.mark.parametrize(
     ("optimizer", "passes"),
     [(AdamOptimizer(), 7), (SgdOptimizer(), 3), (SgdOptimizer(momentum=0.9), 5)],

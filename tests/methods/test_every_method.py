@@ -12,26 +12,32 @@ from workbench import ADAM, CLASSES, DRY, NORMED, SGD, Bench, steps_of, task_dat
 
 from fedknow_ray.federation.visit import VisitKind, plan_visit
 from fedknow_ray.methods.catalogue import METHODS
-from fedknow_ray.methods.fedknow import rules
+from fedknow_ray.methods.fedknow import rules, summing
 from fedknow_ray.methods.fedknow.integrator import IntegrationResult
 from fedknow_ray.methods.method import Method
 from fedknow_ray.simulation.work import Work
 
-#: Every registered method, and FedKNOW's settings that change its work.
+#: Every registered method, and FedKNOW's settings that change its work or what it moves.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in METHODS.names()},
-    "fedknow/off": ("fedknow", {"second_use": "off"}),
-    "fedknow/after_aggregation": ("fedknow", {"second_use": "after_aggregation"}),
     "fedknow/k=1": ("fedknow", {"signature_tasks": 1}),
-    "fedknow/k=1 cosine": ("fedknow", {"signature_tasks": 1, "selection": "cosine"}),
-    "fedknow/k=1 oldest": ("fedknow", {"signature_tasks": 1, "selection": "oldest"}),
     "fedknow/k=2 random": ("fedknow", {"signature_tasks": 2, "selection": "random"}),
     "fedknow/no retraining": ("fedknow", {"retrain_epochs": 0}),
     "fedknow/hard": ("fedknow", {"labels": "hard", "margin": 0.5}),
     "fedknow/layer disjoint": ("fedknow", {"threshold": "layer", "masks": "disjoint"}),
+    "fedknow/4 bits": ("fedknow", {"retained_fraction": 1.0, "stored_bits": 4}),
+    "fedknow/displacement": ("fedknow", {"second_use": "displacement"}),
+    "fedknow/feature_projection": ("fedknow", {"integration": "feature_projection", "signature_tasks": 1}),
+    "fedknow/sum_then_projection": ("fedknow", {"integration": "sum_then_projection"}),
+    "fedknow/preconditioned": ("fedknow", {"integration": "preconditioned", "second_use": "on_receive"}),
+    "fedknow/paper": ("fedknow", {"variant": "paper"}),
+    "fedknow/paper off": ("fedknow", {"variant": "paper", "second_use": "off"}),
+    "fedknow/paper after_aggregation": ("fedknow", {"variant": "paper", "second_use": "after_aggregation"}),
+    "fedknow/paper k=1 cosine": ("fedknow", {"variant": "paper", "signature_tasks": 1, "selection": "cosine"}),
     "fedknow/authors_code": ("fedknow", {"variant": "authors_code"}),
     "fedknow/authors_code k=2": ("fedknow", {"variant": "authors_code", "signature_tasks": 2, "retrain_epochs": 0}),
 }
+INTEGRATIONS = ("projection", "preconditioned", "sum_then_projection", "sum", "feature_projection")
 every_method = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -67,16 +73,24 @@ def test_planned_flops_are_those_that_torch_counts():
     assert counter.get_total_flops() == plan_visit(order, bench.method).work.flops
 
 
-def test_planned_flops_of_restoring_are_those_that_torch_counts(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("past_heads", ["frozen", "trained"])
+@pytest.mark.parametrize("integration", INTEGRATIONS)
+@pytest.mark.parametrize("selection", ["wasserstein", "oldest"])
+def test_planned_flops_of_restoring_are_those_that_torch_counts(
+    integration: str, past_heads: str, selection: str, monkeypatch: pytest.MonkeyPatch
+):
     """All of FedKNOW's network passes; the integration is left out, whose work is planned whether needed or not."""
 
-    def skip(G_RP: torch.Tensor, margin: float, out: torch.Tensor) -> IntegrationResult:
-        return IntegrationResult(out.copy_(G_RP[0]), np.zeros(len(G_RP) - 1), 0, np.ones(len(G_RP) - 1))
+    def skip(G_RP: torch.Tensor, margin: float, out: torch.Tensor | None = None) -> IntegrationResult:
+        g_P = G_RP[0] if out is None else out.copy_(G_RP[0])
+        return IntegrationResult(g_P, np.zeros(len(G_RP) - 1), 0, np.ones(len(G_RP) - 1))
 
-    bench = Bench("fedknow", {"signature_tasks": 2}, spec=DRY)
+    hyper = {"integration": integration, "past_heads": past_heads, "selection": selection, "signature_tasks": 2}
+    bench = Bench("fedknow", hyper, spec=DRY)
     bench.live_through(3)
     order = bench.order(VisitKind.TRAIN, 3)
-    monkeypatch.setattr(rules, "integrate", skip)
+    for module in (rules, summing):
+        monkeypatch.setattr(module, "integrate", skip)
     with FlopCounterMode(display=False) as counter:
         bench.visit(VisitKind.TRAIN, 3)
     network = [item for item in plan_visit(order, bench.method).work.items if item.phase != "integrate"]

@@ -238,3 +238,21 @@ def test_the_rule_fills_the_gradient_anew():
         learner.train(task_data(), 1, cross_entropy_rule)
         grads.append(learner.network.grad.clone())
     torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_the_network_computes_in_the_configs_precision():
+    for precision in ("bfloat16", "float32"):
+        assert make_learner(DRY, training(precision=precision)).network.precision == precision
+
+
+def test_training_in_bfloat16_moves_float32_weights_about_as_far():
+    """A run is not the same to the bit, but goes the same way: cosine of the two ways, plain SGD."""
+    ways = []
+    for precision in ("float32", "bfloat16"):
+        learner = make_learner(DRY, training(precision=precision, optimizer=SgdOptimizer(lr=0.1)))
+        start = learner.network.theta.clone()
+        learner.train(task_data(), 2, cross_entropy_rule)
+        assert learner.network.theta.dtype == learner.network.grad.dtype == torch.float32
+        ways.append(learner.network.theta - start)
+    assert not torch.equal(*ways)
+    assert float(F.cosine_similarity(*ways, dim=0)) > 0.99

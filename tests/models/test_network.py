@@ -156,6 +156,65 @@ def test_calling_with_other_weights_equals_loading_them(spec: ModelSpec):
     torch.testing.assert_close(got, network.features(images()))
 
 
+def in_both_precisions(spec: ModelSpec) -> tuple[FlatNetwork, Tensor, Tensor]:
+    """A network set to bfloat16, and its features in float32 and in bfloat16, with the same dropout mask."""
+    network = make_network(spec)
+    torch.manual_seed(0)
+    exact = network(images())
+    network.precision = "bfloat16"
+    torch.manual_seed(0)
+    return network, exact, network(images())
+
+
+@pytest.mark.parametrize("spec", [DRY, TINY, NORMED], ids=lambda spec: spec.name)
+def test_features_in_bfloat16_are_near_those_in_float32_and_not_the_same(spec: ModelSpec):
+    """8 bits of significand: a rounding moves a value by 2^-9 = 0.2 % at most, and each goes through a handful."""
+    _, exact, rounded = in_both_precisions(spec)
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).norm().item() / exact.norm().item() < 0.02
+
+
+@pytest.mark.parametrize("spec", [DRY, NORMED], ids=lambda spec: spec.name)
+def test_features_in_bfloat16_come_out_as_float32_from_float32_weights(spec: ModelSpec):
+    network, _, rounded = in_both_precisions(spec)
+    assert rounded.dtype == network.theta.dtype == network.buffers.dtype == torch.float32
+
+
+def test_gradients_of_bfloat16_are_float32_and_near_the_exact_ones():
+    """The same handful of roundings, forward and backward."""
+    network, exact, rounded = in_both_precisions(DRY)
+    gradients = []
+    for z_NF in (exact, rounded):
+        network.grad.zero_()
+        z_NF.square().sum().backward()
+        gradients.append(network.grad.clone())
+    assert gradients[1].dtype == torch.float32
+    assert not torch.equal(*gradients)
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.02
+
+
+def test_bfloat16_gives_the_same_bits_again():
+    network, _, rounded = in_both_precisions(NORMED)
+    torch.manual_seed(0)
+    assert torch.equal(network(images()), rounded)
+
+
+@pytest.mark.parametrize("spec", [DRY, NORMED], ids=lambda spec: spec.name)
+def test_other_weights_are_called_in_the_networks_precision(spec: ModelSpec):
+    network, exact, rounded = in_both_precisions(spec)
+    own = network.as_tensors(network.theta[: network.P].clone())
+    torch.manual_seed(0)
+    again = network.call_with(own, network.buffers.clone(), images())
+    assert again.dtype == torch.float32
+    assert torch.equal(again, rounded)
+    assert not torch.equal(again, exact)
+
+
+def test_calling_a_network_in_float32_is_calling_its_modules():
+    network = make_network(DRY)
+    assert torch.equal(network(images()), network.features(images()))
+
+
 def test_the_initial_model_follows_from_the_seed():
     first, again, other = (initial_model(TINY, **SIZE, classes=4, seed=seed) for seed in (1, 1, 2))
     for a, b, c in zip(first, again, other, strict=True):
