@@ -217,7 +217,8 @@ def test_the_variant_gives_the_shipped_values():
 
 
 def test_the_papers_values_are_not_touched():
-    assert FedKnowSettings() == FedKnowSettings(variant="paper", margin=0.0, selection="wasserstein")
+    papers = {"margin": 0.0, "selection": "wasserstein", "retrain_epochs": 2, "masks": "overlapping"}
+    assert FedKnowSettings(variant="paper") == FedKnowSettings(variant="paper", **papers)
 
 
 def test_a_resolved_config_is_a_config():
@@ -233,6 +234,7 @@ def test_a_resolved_config_is_a_config():
         {"variant": "authors_code", "labels": "hard"},
         {"variant": "authors_code", "threshold": "layer"},
         {"variant": "authors_code", "masks": "overlapping"},
+        {"variant": "paper", "violation_test": "oldest_task"},
         {"violation_test": "oldest_task"},
     ],
     ids=str,
@@ -243,7 +245,7 @@ def test_what_a_variant_cannot_do_is_refused(wrong: dict[str, Any]):
         FedKnowSettings(**wrong)
     (fault,) = caught.value.errors()
     assert fault["loc"] == (key,)
-    assert f"with variant {wrong.get('variant', 'paper')}, got '{wrong[key]}'; leave it out" in fault["msg"]
+    assert f"with variant {wrong.get('variant', 'tuned')}, got '{wrong[key]}'; leave it out" in fault["msg"]
 
 
 def test_a_fixed_value_of_no_sense_is_told_as_what_it_must_be():
@@ -271,7 +273,7 @@ def config_file(folder: Path, text: str = CONFIG) -> Path:
 
 @pytest.mark.parametrize("name", ["authors_kode", "1"])
 def test_an_unknown_variant_is_refused_where_it_is_said(tmp_path: Path, name: str):
-    hint = "; did you mean 'authors_code'?" if name == "authors_kode" else "; known: authors_code, paper"
+    hint = "; did you mean 'authors_code'?" if name == "authors_kode" else "; known: authors_code, paper, tuned"
     with pytest.raises(ConfigError) as caught:
         read_config(config_file(tmp_path, CONFIG.replace("authors_code", name)))
     (fault,) = caught.value.faults
