@@ -38,8 +38,8 @@ def footprint() -> Footprint:
     return measure_footprint(MODELS.get("cnn6"), height=32, width=32, channels=3)
 
 
-def price(footprint: Footprint, method_name: str) -> PricedVisit:
-    overrides = {"method": {"name": method_name}}
+def price(footprint: Footprint, method_name: str, **hyper: str) -> PricedVisit:
+    overrides = {"method": {"name": method_name, **hyper}}
     config = load_config(ROOT / "configs" / "cifar100.yaml", overrides, catalogue=CATALOGUE)
     method = METHODS.get(method_name)(config.method.hyper, config.training, StepCosts(footprint, config.training))
     ledger = Ledger(
@@ -54,7 +54,7 @@ def price(footprint: Footprint, method_name: str) -> PricedVisit:
 
 @pytest.fixture(scope="module")
 def visit(footprint: Footprint) -> PricedVisit:
-    return price(footprint, "fedknow")
+    return price(footprint, "fedknow", variant="paper")
 
 
 def test_the_layers_multiply_to_the_flops_beside_them() -> None:
