@@ -6,7 +6,7 @@
 the task train its head on them, and lets the method keep its knowledge of the task. Nothing is sent.
 
 A client's *own model* is its features after its last training visit with its own head; a client that was never sampled
-in a task takes the final features of the task as its own.
+in a task takes the final features of the task as its own, and so do all where the method says so (`own_is_final`).
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def plan_visit(order: VisitOrder, method: Method) -> Plan:
     if order.kind is VisitKind.REFINE:
         return method.plan_refine(facts)
     plan = method.plan_finish(facts)
-    head = Work.none() if facts.trained_this_task else method.costs.head_training(facts)
+    head = Work.none() if _keeps_own(order, method) else method.costs.head_training(facts)
     return Plan(head + plan.work, plan.peak_memory_bytes)
 
 
@@ -143,15 +143,20 @@ class _Trained:
     head_RF: NDArray[np.float32]
 
 
+def _keeps_own(order: VisitOrder, method: Method) -> bool:
+    """Return whether the end of a task leaves the client's own model as its last training visit did."""
+    return order.facts.trained_this_task and not method.own_is_final
+
+
 def _start(
     order: VisitOrder, method: Method, state: ClientState, broadcast: SharedModel
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the features (S,) and the head (C, F + 1) that a visit starts from.
 
     Training starts from the broadcast; without federation from the client's own weights. The end of a task works on the
-    client's own model if it was trained in this task, else on the final features.
+    client's own model if it was trained in this task and is to stay, else on the final features.
     """
-    own = not method.federated or (order.kind is VisitKind.FINISH_TASK and order.facts.trained_this_task)
+    own = not method.federated or (order.kind is VisitKind.FINISH_TASK and _keeps_own(order, method))
     features_S = state.own_S if own and state.own_S is not None else broadcast.features_S
     head_CF = state.head_CF if own or broadcast.head_CF is None else broadcast.head_CF
     return features_S, head_CF
@@ -163,8 +168,9 @@ def _learn(
     facts, network = order.facts, learner.network
     if order.kind is VisitKind.FINISH_TASK:
         # the own model is read before the method uses up the network for its knowledge
-        loss = None if facts.trained_this_task else learner.train_head(data)
-        trained = None if facts.trained_this_task else _Trained(network.state(), network.head_rows())
+        keeps = _keeps_own(order, method)
+        loss = None if keeps else learner.train_head(data)
+        trained = None if keeps else _Trained(network.state(), network.head_rows())
         outcome = method.finish_task(learner, state, data, facts)
         return replace(outcome, loss=outcome.loss if loss is None else loss), trained
     act = method.train if order.kind is VisitKind.TRAIN else method.refine

@@ -9,12 +9,47 @@ arXiv:1602.05629. With `model.head: local` only the features are shared, which o
 
 from __future__ import annotations
 
+from typing import Any, ClassVar, cast
+
+from pydantic import BaseModel
+
 from fedknow_ray.methods.learner import Learner, cross_entropy_rule
-from fedknow_ray.methods.method import ClientState, Method, Outcome, Plan, TaskData, VisitFacts
+from fedknow_ray.methods.method import (
+    ClientState,
+    Hyperparameters,
+    Method,
+    Outcome,
+    OwnModel,
+    Plan,
+    TaskData,
+    VisitFacts,
+)
+
+
+class FedAvgSettings(Hyperparameters):
+    """What there is to choose in federated averaging."""
+
+    own_model: OwnModel = "last_visit"
+    """What a client's own model is after a task: that of its last visit, or the final features with its head trained on
+    them."""
 
 
 class FedAvg(Method):
     """Plain local training; aggregation is the default weighted mean."""
+
+    hyperparameters: ClassVar[type[BaseModel]] = FedAvgSettings
+
+    @property
+    def own_is_final(self) -> bool:
+        """What `own_model` says."""
+        return cast(FedAvgSettings, self.hyper).own_model == "final"
+
+    @classmethod
+    def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:
+        """Return the settings that can have made a difference by then: none before the end of a task."""
+        if task_index == 0 and not finished:
+            return {"method": f"{cls.__module__}.{cls.__qualname__}"}
+        return super().past_settings(hyper, task_index, finished=finished)
 
     def plan_train(self, facts: VisitFacts) -> Plan:
         """Return the work of the local epochs."""

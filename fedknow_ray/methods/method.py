@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from fedknow_ray.config.model import TrainingConfig
     from fedknow_ray.methods.costs import StepCosts
     from fedknow_ray.methods.learner import Learner
+
+
+OwnModel: TypeAlias = Literal["last_visit", "final"]
+"""What a client's own model is after a task: that of its last training visit, or the final features with its head
+trained on them, which a client that was never sampled in the task has in any case."""
 
 
 class Hyperparameters(BaseModel):
@@ -121,6 +126,11 @@ class Method(ABC):
     @abstractmethod
     def train(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
         """Train the learner's network in place."""
+
+    @property
+    def own_is_final(self) -> bool:
+        """Whether each client's own model, once a task is over, is the final features with its head trained on them."""
+        return False
 
     def plan_finish(self, facts: VisitFacts) -> Plan:
         """Return the exact work of `finish_task`; nothing unless the method keeps something."""

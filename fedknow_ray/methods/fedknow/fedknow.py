@@ -63,6 +63,11 @@ class FedKnow(Method):
         """Return what a client keeps besides its own model, with `facts.task_index` tasks behind it."""
         return self._variant.kept_bytes(facts)
 
+    @property
+    def own_is_final(self) -> bool:
+        """Whether a client's own model is the final one once a task is over."""
+        return self._variant.own_is_final
+
     @classmethod
     def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:
         """Return the settings that can have made a difference by then; before the first past task there are few."""

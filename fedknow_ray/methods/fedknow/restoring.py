@@ -61,6 +61,11 @@ class RestoringFedKnow(Method):
         return cast(FedKnowSettings, self.hyper)
 
     @property
+    def own_is_final(self) -> bool:
+        """What `own_model` says."""
+        return self.settings.own_model == "final"
+
+    @property
     def refines(self) -> bool:
         """The paper's literal reading: a further transfer and epoch right after aggregation."""
         return self.settings.second_use == "after_aggregation"

@@ -12,22 +12,34 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from fedknow_ray.config.yaml import show
 from fedknow_ray.errors import did_you_mean
-from fedknow_ray.methods.method import Hyperparameters
+from fedknow_ray.methods.method import Hyperparameters, OwnModel
 
 #: Defaults of a variant, where they are not those of the fields.
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "paper": {"second_use": "on_receive"},
-    "authors_code": {"margin": 0.5, "retrain_epochs": 4, "violation_test": "oldest_task"},
+    "paper": {"second_use": "on_receive", "retained_fraction": 0.1, "retrain_epochs": 2},
+    "authors_code": {
+        "margin": 0.5,
+        "retained_fraction": 0.1,
+        "retrain_epochs": 4,
+        "violation_test": "oldest_task",
+    },
 }
 #: Keys that have one value in a variant.
 _FIXED: dict[str, dict[str, Any]] = {
     "tuned": {"violation_test": "current"},
-    "paper": {"violation_test": "current", "integration": "projection", "past_heads": "frozen"},
+    "paper": {
+        "violation_test": "current",
+        "integration": "projection",
+        "past_heads": "frozen",
+        "stored_bits": 32,
+        "own_model": "last_visit",
+    },
     "authors_code": {
         "integration": "projection",
         "past_heads": "frozen",
         "selection": "oldest",
         "stored_bits": 32,
+        "own_model": "last_visit",
         "second_use": "off",
         "labels": "soft",
         "threshold": "network",
@@ -43,7 +55,7 @@ def _known_variant(name: Any) -> Any:
 
 
 #: Settings of what is kept of a task, and of how past tasks take part in a later one.
-_OF_KNOWLEDGE = {"retained_fraction", "retrain_epochs", "threshold", "stored_bits"}
+_OF_KNOWLEDGE = {"retained_fraction", "retrain_epochs", "threshold", "stored_bits", "own_model"}
 _OF_PAST_TASKS = {"integration", "restored_weight", "past_heads", "margin", "labels", "temperature"}
 #: Integrations at the features' output, in one backward pass.
 SUMMING = ("sum", "feature_projection")
@@ -55,7 +67,7 @@ class FedKnowSettings(Hyperparameters):
     # First, because fields are checked in order and the others are checked against it.
     variant: Annotated[Literal["tuned", "paper", "authors_code"], BeforeValidator(_known_variant)] = "tuned"
     """Which FedKNOW: what did best in our experiments, the paper's, or what its authors' published code does."""
-    retained_fraction: float = Field(0.1, gt=0, le=1)
+    retained_fraction: float = Field(1.0, gt=0, le=1)
     """rho: share of the weights in tensors of two or more dimensions that is kept of each task; `authors_code`: of
     those that earlier tasks left."""
     signature_tasks: int = Field(10, ge=1)
@@ -70,6 +82,9 @@ class FedKnowSettings(Hyperparameters):
     second_use: Literal["on_receive", "after_aggregation", "displacement", "off"] = "off"
     """When the client's own model before aggregation constrains one epoch from the aggregate, by its gradient; with
     displacement by the way from it to the aggregate instead, on receive."""
+    own_model: OwnModel = "final"
+    """What a client's own model is after a task, and so what it keeps knowledge of: that of its last visit, or the
+    final features with its head trained on them."""
     selection: Literal["wasserstein", "wasserstein_sorted", "cosine", "oldest", "random"] = "wasserstein"
     """How signature tasks are chosen where there are more past tasks than k."""
     margin: float = Field(0.0, ge=0)
@@ -81,9 +96,9 @@ class FedKnowSettings(Hyperparameters):
     """What the pruned past models say of the current images: probabilities, or the class alone."""
     temperature: float = Field(2.0, gt=0)
     """Softening of soft labels."""
-    retrain_epochs: int = Field(2, ge=0)
-    """Epochs in which the kept weights are trained after pruning; 4 in `authors_code`."""
-    stored_bits: Literal[4, 8, 32] = 32
+    retrain_epochs: int = Field(0, ge=0)
+    """Epochs in which the kept weights are trained after pruning; 2 in `paper`, 4 in `authors_code`."""
+    stored_bits: Literal[4, 8, 32] = 4
     """Bits in which a kept weight is stored: 32 for exactly; fewer round it, so that more weights fit."""
     threshold: Literal["network", "layer"] = "network"
     """Whether the largest weights are sought over the whole network or in each layer by itself."""
