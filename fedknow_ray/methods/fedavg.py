@@ -9,7 +9,7 @@ arXiv:1602.05629. With `model.head: local` only the features are shared, which o
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
@@ -41,15 +41,16 @@ class FedAvg(Method):
 
     @property
     def own_is_final(self) -> bool:
-        """What `own_model` says."""
-        return cast(FedAvgSettings, self.hyper).own_model == "final"
+        """What `own_model` says; False for a subclass whose settings have no such key."""
+        return isinstance(self.hyper, FedAvgSettings) and self.hyper.own_model == "final"
 
     @classmethod
     def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:
-        """Return the settings that can have made a difference by then: none before the end of a task."""
+        """Return the settings that can have made a difference by then; `own_model` has not before the end of a task."""
+        settings = super().past_settings(hyper, task_index, finished=finished)
         if task_index == 0 and not finished:
-            return {"method": f"{cls.__module__}.{cls.__qualname__}"}
-        return super().past_settings(hyper, task_index, finished=finished)
+            settings.pop("own_model", None)
+        return settings
 
     def plan_train(self, facts: VisitFacts) -> Plan:
         """Return the work of the local epochs."""
