@@ -12,6 +12,7 @@ from workbench import CLASSES, DRY, NORMED, SGD, SIZE, Bench, make_learner, step
 from fedknow_ray.config.model import SgdOptimizer
 from fedknow_ray.federation.visit import SharedModel, VisitKind, plan_visit, shared_shapes
 from fedknow_ray.models.network import initial_model
+from fedknow_ray.simulation.work import Work
 from fedknow_ray.transport.payload import decode, encoded_bytes
 
 #: A rate so small that weights hardly move: what a visit starts from can be read from what it ends with.
@@ -122,7 +123,7 @@ def test_the_head_of_who_was_not_sampled_is_trained_as_the_learner_does_it():
 
 
 def test_fedknow_extracts_from_the_adopted_model_of_who_was_not_sampled():
-    bench = Bench("fedknow", {"retained_fraction": 1.0, "retrain_epochs": 0})
+    bench = Bench("fedknow", {"stored_bits": 32})
     bench.visit(VisitKind.FINISH_TASK)
     (knowledge,) = bench.state().memory.knowledge
     np.testing.assert_array_equal(knowledge.values.numpy(), bench.broadcast.features_S)
@@ -247,8 +248,71 @@ def test_a_shared_model_comes_back_from_its_payload(head_global: bool):
         np.testing.assert_array_equal(again.head_CF, model.head_CF)
 
 
+FINAL: dict[str, Any] = {"own_model": "final"}
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedknow"])
+def test_with_the_final_model_as_its_own_a_sampled_client_adopts_it_too(name: str):
+    """And trains its head on it; head rows of this task only, from where the last visit left them."""
+    bench = Bench(name, FINAL, spec=NORMED)
+    bench.visit(VisitKind.TRAIN, 1)
+    bench.broadcast, before = moved_broadcast(bench), bench.state().head_CF
+    _, update, report = bench.visit(VisitKind.FINISH_TASK, 1, trained=True)
+    assert update is None
+    assert report.loss > 0
+    np.testing.assert_array_equal(bench.state().own_S, bench.broadcast.features_S)
+    changed = np.any(bench.state().head_CF != before, axis=1)
+    assert changed.tolist() == [False, False, True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("head_global", [False, True], ids=["local head", "global head"])
+def test_its_head_is_trained_from_its_own_or_from_the_global_one(head_global: bool):
+    bench = Bench("fedavg", FINAL, config=STILL, head_global=head_global)
+    bench.visit(VisitKind.TRAIN)
+    bench.states[0] = replace(bench.state(), head_CF=bench.head_CF + 1)
+    bench.broadcast = moved_broadcast(bench)
+    bench.visit(VisitKind.FINISH_TASK, trained=True)
+    expected = bench.broadcast.head_CF if head_global else bench.head_CF + 1
+    assert close(bench.state().head_CF, expected)
+
+
+def test_fedknow_keeps_knowledge_of_the_final_model_where_that_is_its_own():
+    bench = Bench("fedknow", {**FINAL, "stored_bits": 32})
+    bench.visit(VisitKind.TRAIN)
+    bench.broadcast = moved_broadcast(bench)
+    bench.visit(VisitKind.FINISH_TASK, trained=True)
+    (knowledge,) = bench.state().memory.knowledge
+    np.testing.assert_array_equal(knowledge.values.numpy(), bench.broadcast.features_S)
+    np.testing.assert_array_equal(knowledge.head.numpy(), bench.state().head_CF[:CLASSES])
+
+
+def test_fedknow_keeps_knowledge_of_the_last_visits_model_where_that_is_its_own():
+    bench = Bench("fedknow", {"own_model": "last_visit", "stored_bits": 32})
+    bench.visit(VisitKind.TRAIN)
+    bench.broadcast = moved_broadcast(bench)
+    bench.visit(VisitKind.FINISH_TASK, trained=True)
+    (knowledge,) = bench.state().memory.knowledge
+    np.testing.assert_array_equal(knowledge.values.numpy(), bench.state().own_S)
+    assert not np.array_equal(bench.state().own_S, bench.broadcast.features_S)
+
+
+@pytest.mark.parametrize(
+    ("hyper", "trained", "trains_head"),
+    [({}, False, True), ({}, True, False), (FINAL, False, True), (FINAL, True, True)],
+    ids=["never sampled", "sampled", "never sampled, final", "sampled, final"],
+)
+def test_the_plan_of_a_tasks_end_has_the_heads_training_where_it_is_trained(
+    hyper: dict[str, Any], trained: bool, trains_head: bool
+):
+    bench = Bench("fedavg", hyper)
+    bench.visit(VisitKind.TRAIN)
+    order, _, report = bench.visit(VisitKind.FINISH_TASK, trained=trained)
+    expected = bench.method.costs.head_training(order.facts) if trains_head else Work.none()
+    assert steps_of(plan_visit(order, bench.method).work) == steps_of(expected) == steps_of(report.work)
+
+
 def test_the_plan_of_who_was_not_sampled_adds_the_heads_training():
-    bench = Bench("fedknow")
+    bench = Bench("fedknow", {"own_model": "last_visit"})
     plans = [plan_visit(bench.order(VisitKind.FINISH_TASK, trained=trained), bench.method).work for trained in (0, 1)]
     facts = bench.order(VisitKind.FINISH_TASK).facts
     assert steps_of(plans[0]) == steps_of(plans[1] + bench.method.costs.head_training(facts))

@@ -16,7 +16,13 @@ from fedknow_ray.methods.fedknow.restoring import RestoringFedKnow
 
 STAGES = 6  # three tasks
 FEDAVG = {"method": "fedknow_ray.methods.fedavg.FedAvg"}
-KNOWLEDGE = {"retained_fraction": 0.1, "retrain_epochs": 2, "threshold": "network", "stored_bits": 32}
+KNOWLEDGE = {
+    "retained_fraction": 1.0,
+    "retrain_epochs": 0,
+    "threshold": "network",
+    "stored_bits": 4,
+    "own_model": "final",
+}
 PAST_TASKS = {
     "integration": "sum",
     "restored_weight": 1.0,
@@ -25,7 +31,9 @@ PAST_TASKS = {
     "labels": "soft",
     "temperature": 2.0,
 }
-PROJECTING: dict[str, Any] = {"integration": "projection"}
+PROJECTING: dict[str, Any] = {"integration": "projection", "retained_fraction": 0.1, "own_model": "last_visit"}
+PRUNING: dict[str, Any] = {"retained_fraction": 0.1}
+PAPER_SET_ALIKE: dict[str, Any] = {**PROJECTING, "second_use": "on_receive", "retrain_epochs": 2, "stored_bits": 32}
 
 
 @pytest.mark.parametrize(
@@ -102,11 +110,8 @@ def test_all_settings_of_the_authors_code_count_from_the_beginning():
 PAIRS: dict[str, tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]], int]] = {
     "fedavg": (("fedavg", {}), ("fedknow", {}), 1),
     "local": (("fedavg", {}), ("local", {}), 0),
-    "paper set alike": (
-        ("fedknow", {"integration": "projection", "second_use": "on_receive"}),
-        ("fedknow", {"variant": "paper"}),
-        STAGES,
-    ),
+    "fedavg's own model": (("fedavg", {}), ("fedavg", {"own_model": "final"}), 1),
+    "paper set alike": (("fedknow", PAPER_SET_ALIKE), ("fedknow", {"variant": "paper"}), STAGES),
     "second_use": (("fedknow", {}), ("fedknow", {"second_use": "on_receive"}), 0),
     "after_aggregation": (
         ("fedknow", {"second_use": "on_receive"}),
@@ -114,17 +119,18 @@ PAIRS: dict[str, tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]], i
         0,
     ),
     "retained_fraction": (("fedknow", {}), ("fedknow", {"retained_fraction": 0.5}), 1),
-    "retrain_epochs": (("fedknow", {}), ("fedknow", {"retrain_epochs": 0}), 1),
-    "threshold": (("fedknow", {}), ("fedknow", {"threshold": "layer"}), 1),
+    "retrain_epochs": (("fedknow", {}), ("fedknow", {"retrain_epochs": 2}), 1),
+    "threshold": (("fedknow", PRUNING), ("fedknow", {**PRUNING, "threshold": "layer"}), 1),
     "stored_bits": (("fedknow", {}), ("fedknow", {"stored_bits": 8}), 1),
-    "integration": (("fedknow", {}), ("fedknow", PROJECTING), 2),
-    "preconditioned": (("fedknow", PROJECTING), ("fedknow", {"integration": "preconditioned"}), 2),
+    "own_model": (("fedknow", {}), ("fedknow", {"own_model": "last_visit"}), 1),
+    "integration": (("fedknow", PROJECTING), ("fedknow", {**PROJECTING, "integration": "sum"}), 2),
+    "preconditioned": (("fedknow", PROJECTING), ("fedknow", {**PROJECTING, "integration": "preconditioned"}), 2),
     "restored_weight": (("fedknow", {}), ("fedknow", {"restored_weight": 0.5}), 2),
     "past_heads": (("fedknow", {}), ("fedknow", {"past_heads": "trained"}), 2),
     "labels": (("fedknow", {}), ("fedknow", {"labels": "hard"}), 2),
     "temperature": (("fedknow", {}), ("fedknow", {"temperature": 4.0}), 2),
     "margin": (("fedknow", PROJECTING), ("fedknow", {**PROJECTING, "margin": 0.5}), 2),
-    "masks": (("fedknow", {}), ("fedknow", {"masks": "disjoint"}), 3),
+    "masks": (("fedknow", PRUNING), ("fedknow", {**PRUNING, "masks": "disjoint"}), 3),
     "signature_tasks": (("fedknow", {"signature_tasks": 1}), ("fedknow", {"signature_tasks": 2}), 4),
     "selection": (
         ("fedknow", {"signature_tasks": 1, "selection": "oldest"}),

@@ -30,12 +30,18 @@ from fedknow_ray.models.network import FlatNetwork
 PRUNABLE, BIASES = 27 + 240, 3 + 5
 
 
+#: A tenth of the weights, exactly, trained again for two epochs.
+PAPER: dict[str, Any] = {"variant": "paper"}
+
+
 def facts(task_index: int = 0) -> VisitFacts:
     return VisitFacts(0, task_index, 0, 20, CLASSES, trained_this_task=True)
 
 
 def extracted(learner: Learner, memory: FedKnowMemory | None = None, task_index: int = 0, **settings: Any) -> Knowledge:
-    return extract(learner, memory or FedKnowMemory(), task_data(), facts(task_index), FedKnowSettings(**settings))[0]
+    return extract(
+        learner, memory or FedKnowMemory(), task_data(), facts(task_index), FedKnowSettings(**{**PAPER, **settings})
+    )[0]
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5, 1.0])
@@ -153,7 +159,7 @@ def test_the_end_of_a_task_drops_its_labels_and_adds_its_knowledge():
 
 def test_extraction_leaves_the_clients_own_model_whole():
     """Knowledge is a pruned copy; the model that is scored is not pruned."""
-    bench = Bench("fedknow")
+    bench = Bench("fedknow", PAPER)
     bench.visit(VisitKind.TRAIN)
     before = bench.state()
     bench.visit(VisitKind.FINISH_TASK, trained=True)
@@ -164,22 +170,44 @@ def test_extraction_leaves_the_clients_own_model_whole():
 def test_stored_bytes_are_about_those_that_are_priced():
     """Priced: 27 values of 4 bytes, 275 bits, 12 head values; stored besides: 8 biases and three indices."""
     learner = make_learner(DRY)
-    settings = FedKnowSettings()
+    settings = FedKnowSettings(variant="paper")
     priced = knowledge_bytes(learner.costs, CLASSES, settings)
     assert priced == 4 * round(0.1 * 275) + 275 // 8 + 4 * 12
     assert abs(extracted(learner).stored_bytes - priced) <= 4 * BIASES + 4 * 8 + 1
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.5])
-def test_for_cnn6_priced_and_stored_bytes_agree_within_a_percent(fraction: float):
+@pytest.mark.parametrize(("fraction", "bits"), [(0.1, 32), (0.5, 32), (1.0, 32), (0.5, 8), (1.0, 4)])
+def test_for_cnn6_priced_and_stored_bytes_agree_within_a_percent(fraction: float, bits: int):
     """10 classes of 32 x 32 images in colour, as CIFAR-100 in ten tasks."""
     size = {"height": 32, "width": 32, "channels": 3}
     cnn6 = MODELS.get("cnn6")
     network = FlatNetwork(cnn6, **size, rows=10)
     costs = StepCosts(measure_footprint(cnn6, **size), training())
-    w_P = network.theta[: network.P]
-    stored = pack(0, (0, 10), w_P, keep_mask(w_P, network.layout, fraction), network.head, network.buffers).stored_bytes
-    assert knowledge_bytes(costs, 10, FedKnowSettings(retained_fraction=fraction)) == pytest.approx(stored, rel=0.01)
+    w_P, layout = network.theta[: network.P], network.layout
+    mask_P = keep_mask(w_P, layout, fraction)
+    stored = pack(0, (0, 10), w_P, mask_P, network.head, network.buffers, layout=layout, bits=bits).stored_bytes
+    settings = FedKnowSettings(retained_fraction=fraction, stored_bits=bits)
+    assert knowledge_bytes(costs, 10, settings) == pytest.approx(stored, rel=0.01)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_labels_of_rounded_knowledge_are_those_of_the_rounded_model(fraction: float):
+    """Near those of the exact one, and not the same."""
+    learner = make_learner(DRY)
+    exact, rounded = (
+        extracted(make_learner(DRY), retrain_epochs=0, variant="tuned", retained_fraction=fraction, stored_bits=bits)
+        for bits in (32, 8)
+    )
+    labels = [
+        label_images(learner, FedKnowMemory((one,)), task_data(5), facts(1), FedKnowSettings()).labels_NC[0]
+        for one in (exact, rounded)
+    ]
+    assert not torch.equal(*labels)
+    torch.testing.assert_close(*labels, atol=0.01, rtol=0)
+    learner.network.load(restore_weights(rounded, 275, learner.network.layout).numpy())
+    z_NF = learner.features_of(task_data(5).images_NHWC, "head")
+    expected = torch.softmax((z_NF @ rounded.head[:, :-1].T + rounded.head[:, -1]) / 2.0, dim=1)
+    torch.testing.assert_close(labels[1], expected)
 
 
 def test_the_loss_of_the_last_retraining_epoch_says_how_good_the_knowledge_is():

@@ -121,7 +121,7 @@ def test_notes_can_be_written_as_json():
 
 def test_the_end_of_a_task_notes_the_loss_of_the_knowledge_and_the_share_kept_of_each_prunable_tensor():
     """ceil(0.1 * 27) = 3 and ceil(0.1 * 240) = 24 with a threshold for each layer."""
-    bench = Bench("fedknow", {"threshold": "layer"})
+    bench = Bench("fedknow", {**PAPER, "threshold": "layer"})
     trained(bench)
     notes = bench.visit(VisitKind.FINISH_TASK, trained=True)[2].notes
     shares = {name.removeprefix("kept_share/"): share for name, share in notes.items() if name != "knowledge_loss"}
@@ -152,7 +152,8 @@ def test_refining_changes_the_own_model_and_sends_nothing():
 
 @pytest.mark.parametrize("settings", [{}, {"signature_tasks": 1, "second_use": "after_aggregation"}], ids=str)
 def test_tuned_with_the_papers_settings_is_the_paper_to_the_bit(settings: dict[str, Any]):
-    alike = {"variant": "tuned", "integration": "projection", "second_use": "on_receive", **settings}
+    alike = {"variant": "tuned", "integration": "projection", "second_use": "on_receive", "retained_fraction": 0.1}
+    alike |= {"retrain_epochs": 2, "stored_bits": 32, "own_model": "last_visit", **settings}
     paper, tuned = (Bench("fedknow", hyper, spec=NORMED) for hyper in ({**PAPER, **settings}, alike))
     for (_, expected), (_, report) in zip(paper.live_through(4), tuned.live_through(4), strict=True):
         assert report == expected
@@ -274,14 +275,19 @@ def test_the_work_counted_is_the_work_planned(integration: str, past_heads: str,
         ):
             order, _, report = bench.visit(kind, task_index, round_index=round_index, trained=round_index > 0)
             assert steps_of(report.work) == steps_of(plan_visit(order, bench.method).work), order
-        bench.visit(VisitKind.FINISH_TASK, task_index, round_index=3, trained=True)
+        order, _, report = bench.visit(VisitKind.FINISH_TASK, task_index, round_index=3, trained=True)
+        assert steps_of(report.work) == steps_of(plan_visit(order, bench.method).work), order
 
 
-def test_kept_bytes_grow_by_a_knowledge_and_its_labels_with_each_task():
-    """28 of 275 weights, a bit for each, two head rows of 6; 20 images with 2 probabilities."""
-    bench = Bench("fedknow")
+@pytest.mark.parametrize(
+    ("variant", "weights"), [("tuned", 137), ("paper", 4 * 28 + 34)], ids=["all at 4 bits", "a tenth at 32"]
+)
+def test_kept_bytes_grow_by_a_knowledge_and_its_labels_with_each_task(variant: str, weights: int):
+    """Of 275 weights all in half a byte each, or 28 in 4 bytes and a bit for each of all; two head rows of 6; 20 images
+    with 2 probabilities."""
+    bench = Bench("fedknow", {"variant": variant})
     kept = [bench.method.kept_bytes(bench.order(VisitKind.TRAIN, t).facts) for t in range(4)]
-    assert np.diff(kept).tolist() == [4 * 28 + 34 + 48 + 4 * 20 * 2] * 3
+    assert np.diff(kept).tolist() == [weights + 48 + 4 * 20 * 2] * 3
 
 
 @pytest.mark.parametrize(

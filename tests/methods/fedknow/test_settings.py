@@ -15,16 +15,29 @@ def test_by_default_all_is_learnt_in_one_sum():
     assert (settings.variant, settings.integration, settings.second_use) == ("tuned", "sum", "off")
 
 
+def test_by_default_all_weights_of_the_final_model_are_kept_in_four_bits_and_not_trained_again():
+    settings = FedKnowSettings()
+    assert (settings.retained_fraction, settings.stored_bits) == (1.0, 4)
+    assert (settings.own_model, settings.retrain_epochs) == ("final", 0)
+
+
 def test_the_paper_projects_and_uses_the_own_model_on_receive():
     settings = FedKnowSettings(variant="paper")
     assert (settings.integration, settings.past_heads) == ("projection", "frozen")
-    assert (settings.second_use, settings.margin, settings.retrain_epochs) == ("on_receive", 0.0, 2)
+    assert (settings.second_use, settings.margin) == ("on_receive", 0.0)
+
+
+def test_the_paper_keeps_a_tenth_of_the_last_visits_model_exactly_and_trains_it_again():
+    settings = FedKnowSettings(variant="paper")
+    assert (settings.retained_fraction, settings.stored_bits) == (0.1, 32)
+    assert (settings.own_model, settings.retrain_epochs) == ("last_visit", 2)
 
 
 def test_the_authors_code_has_its_own_margin_retraining_and_test():
     settings = FedKnowSettings(variant="authors_code")
     assert (settings.margin, settings.retrain_epochs, settings.violation_test) == (0.5, 4, "oldest_task")
     assert (settings.integration, settings.second_use, settings.selection) == ("projection", "off", "oldest")
+    assert (settings.retained_fraction, settings.stored_bits, settings.own_model) == (0.1, 32, "last_visit")
 
 
 def test_a_variants_defaults_can_be_set_otherwise():
@@ -50,6 +63,8 @@ def test_the_settings_in_force_can_be_given_again(key: str):
         ("authors_code", "integration", "sum"),
         ("authors_code", "past_heads", "trained"),
         ("authors_code", "second_use", "on_receive"),
+        ("paper", "own_model", "final"),
+        ("authors_code", "own_model", "final"),
     ],
 )
 def test_what_a_variant_knows_one_way_only_is_not_set_otherwise(variant: str, key: str, value: str):
@@ -82,6 +97,7 @@ def test_a_misspelt_variant_is_told_what_was_meant():
         {"temperature": 0},
         {"retrain_epochs": -1},
         {"stored_bits": 5},
+        {"own_model": "best"},
         {"rho": 0.1},
     ],
     ids=str,
@@ -91,7 +107,7 @@ def test_settings_outside_their_bounds_are_refused(wrong: dict[str, Any]):
         FedKnowSettings(**wrong)
 
 
-ALWAYS = {"retained_fraction", "retrain_epochs", "threshold", "stored_bits"}
+ALWAYS = {"retained_fraction", "retrain_epochs", "threshold", "stored_bits", "own_model"}
 PAST = {"integration", "restored_weight", "past_heads", "margin", "labels", "temperature"}
 
 
