@@ -130,6 +130,7 @@ def test_every_dotted_name_is_a_config_key_or_a_name_in_the_package(name: str) -
 def commands() -> list[str]:
     pages = "\n".join(text_of(name) for name in DOCUMENTS)
     pages += "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "configs").glob("*.yaml"))
+    pages = re.sub(r"\s*\\\n#?\s*", " ", pages)  # a command goes on after a backslash
     lines = re.findall(r"^(?:#\s+)?(fedknow-ray .+)$", pages, flags=re.MULTILINE)
     # what follows two spaces is a remark
     return sorted({re.split(r"\s{2,}", line)[0] for line in lines})

@@ -84,7 +84,7 @@ def test_all_faults_of_the_options_are_told_at_once():
     assert faults(["fedavg", "fedknw", "fedavg"], ["method.marginn=1", "lr", "training.threads=1,1"], ["seed.x"]) == [
         "--methods fedavg,fedknw,fedavg: fedavg is named twice; leave one out",
         "--methods fedavg,fedknw,fedavg: unknown method 'fedknw'; did you mean 'fedknow'?",
-        "--vary method.marginn=1: method.marginn: no method of fedavg has this key; none is known",
+        "--vary method.marginn=1: method.marginn: no method of fedavg has this key; known: method.own_model",
         "--vary lr: lr: must be KEY=V1,V2,..., for example method.margin=0,0.5",
         "--vary training.threads=1,1: training.threads: takes the value 1 twice; leave one out",
     ]
@@ -106,9 +106,19 @@ def test_a_key_that_cannot_be_varied_is_refused(vary: list[str], told: str):
     assert told in "".join(faults(["fedknow"], vary))
 
 
-def test_a_set_that_no_method_has_is_refused():
-    assert faults(["fedavg"], sets=["method.margin=0"]) == [
-        "--set method.margin=0: method.margin: no method of fedavg has this key; none is known"
+@pytest.mark.parametrize(("method", "known"), [("fedavg", "known: method.own_model"), ("local", "none is known")])
+def test_a_set_that_no_method_has_is_refused(method: str, known: str):
+    assert faults([method], sets=["method.margin=0"]) == [
+        f"--set method.margin=0: method.margin: no method of {method} has this key; {known}"
+    ]
+
+
+def test_the_own_model_is_set_for_the_methods_that_have_the_key():
+    grid = read_grid(CONFIG, ["local", "fedavg"], ["method.own_model=last_visit,final"])
+    assert [case.overrides for case in grid.cases()] == [
+        ("method.name=local",),
+        ("method.name=fedavg", "method.own_model=last_visit"),
+        ("method.name=fedavg", "method.own_model=final"),
     ]
 
 
