@@ -25,6 +25,7 @@ from typing import IO, Any, Protocol
 
 from fedknow_ray.errors import FedKnowError
 from fedknow_ray.federation.boundary import Boundary
+from fedknow_ray.runtime.allocator import ALLOCATOR
 
 _PATIENCE_S = 20.0
 _START = "from fedknow_ray.experiment.workers import serve; serve()"
@@ -124,6 +125,7 @@ class ProcessWorkers:
             stdout=subprocess.PIPE,
             text=True,
             process_group=0,
+            env={**ALLOCATOR, **os.environ},
         )
         self._answers.register(_pipe(process.stdout), selectors.EVENT_READ, process)
         return process
