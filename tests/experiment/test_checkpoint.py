@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from small import Recorder, tables, write_config
+from small import HOST_COLUMNS, Recorder, tables, write_config
 
 from fedknow_ray.errors import UserError
 from fedknow_ray.experiment.checkpoint import (
@@ -28,6 +28,7 @@ from fedknow_ray.experiment.run import execute, read_config
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.executor import Saved
 from fedknow_ray.federation.scheduler import SchedulerState
+from fedknow_ray.federation.state_bytes import load_state
 from fedknow_ray.results.run import Run, load
 
 TRAINED, FINISHED = Boundary(0, False), Boundary(0, True)
@@ -226,21 +227,39 @@ def test_the_past_of_a_method_is_what_it_says_itself(tmp_path: Path, monkeypatch
     assert key(tmp_path, one, FINISHED) != key(tmp_path, other, FINISHED)
 
 
-def test_fedknow_without_second_use_and_fedavg_may_start_from_each_other_after_the_first_rounds(tmp_path: Path):
-    """The memory of the other method troubles neither; both are the runs from their beginnings."""
-    ours = {"method": {"name": "fedknow", "second_use": "off"}}
-    for name, overrides in (("ours", ours), ("fedavg", {})):
-        go(tmp_path, overrides, f"{name} whole", save_at=[TRAINED], checkpoints=tmp_path / name)
-    for name, overrides, other in (("ours", ours, "fedavg"), ("fedavg", {}, "ours")):
-        fork = go(tmp_path, overrides, f"{name} fork", start_from=checkpoint_path(tmp_path / other, TRAINED))
-        same_but_for_past_figures(fork, load(tmp_path / f"{name} whole"))
+def test_methods_that_begin_alike_may_start_from_each_other_after_the_first_rounds(tmp_path: Path):
+    """The memory of the other method troubles none of them; all are the runs from their beginnings."""
+    methods: dict[str, dict[str, Any]] = {
+        "fedavg": {"name": "fedavg"},
+        "final": {"name": "fedavg", "own_model": "final"},
+        "tuned": {"name": "fedknow"},
+        "paper": {"name": "fedknow", "variant": "paper", "second_use": "off"},
+    }
+    for name, method in methods.items():
+        go(tmp_path, {"method": method}, f"{name} whole", save_at=[TRAINED], checkpoints=tmp_path / name)
+    for other, (name, method) in zip(["tuned", "fedavg", "paper", "final"], methods.items(), strict=True):
+        start = checkpoint_path(tmp_path / other, TRAINED)
+        same(go(tmp_path, {"method": method}, f"{name} fork", start_from=start), load(tmp_path / f"{name} whole"))
 
 
-def same_but_for_past_figures(run: Run, whole: Run) -> None:
-    """FedKNOW reports 0 checked steps where FedAvg reports none: in the rows of the past only."""
-    assert run.summary is not None and whole.summary is not None
-    assert run.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
-    assert run.accuracy.equals(whole.accuracy)
+def test_the_state_before_the_first_end_of_a_task_is_the_same_in_all_of_them(tmp_path: Path):
+    """Broadcast, clients' models and heads, clock, and every row; FedKNOW has a memory already, and nothing in it."""
+    for name in ("fedavg", "fedknow"):
+        go(tmp_path, {"method.name": name}, name, save_at=[TRAINED], checkpoints=tmp_path / f"{name} past")
+    left, right = (
+        open_checkpoint(checkpoint_path(tmp_path / f"{name} past", TRAINED)) for name in ("fedavg", "fedknow")
+    )
+    assert right.state == left.state
+    fedavg, ours = left.contents(), right.contents()
+    np.testing.assert_array_equal(ours.saved.broadcast, fedavg.saved.broadcast)
+    for client_id, state in fedavg.saved.states.items():
+        one, other = load_state(state), load_state(ours.saved.states[client_id])
+        np.testing.assert_array_equal(other.head_CF, one.head_CF)
+        np.testing.assert_array_equal(other.own_S, one.own_S)
+        assert other.memory is None or not other.memory.knowledge
+    for table, rows in fedavg.tables.items():
+        host = [column for column in HOST_COLUMNS if column in rows.column_names]
+        assert ours.tables[table].drop_columns(host).equals(rows.drop_columns(host)), table
 
 
 def write_small_checkpoint(folder: Path, config: Path) -> Path:

@@ -104,11 +104,22 @@ def test_a_local_run_lives_in_this_process(small: Run):
     assert small.placement["actor_id"].null_count == 3
 
 
-def test_fedknow_with_one_task_and_no_second_use_is_fedavg_to_the_bit(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("own_model", "settings"),
+    [
+        ("final", {}),
+        ("last_visit", {"own_model": "last_visit"}),
+        ("last_visit", {"variant": "paper", "second_use": "off"}),
+    ],
+    ids=["tuned", "tuned, last visit", "paper"],
+)
+def test_fedknow_with_one_task_and_no_second_use_is_fedavg_to_the_bit(
+    own_model: str, settings: dict[str, Any], tmp_path: Path
+):
     """Two rounds of everybody, so that there are visits in which second use would act."""
     common = {"scenario.tasks": 1, "training.rounds_per_task": 2, "training.client_fraction": 1.0}
-    fedavg = run_small(tmp_path / "a", common)
-    ours = run_small(tmp_path / "b", {**common, "method.name": "fedknow", "method.second_use": "off"})
+    fedavg = run_small(tmp_path / "a", {**common, "method": {"name": "fedavg", "own_model": own_model}})
+    ours = run_small(tmp_path / "b", {**common, "method": {"name": "fedknow", **settings}})
     assert digest(ours) == digest(fedavg)
     assert ours.accuracy.equals(fedavg.accuracy)
     visits = [tables(run)["visits"].filter(pc.field("kind") == "train") for run in (ours, fedavg)]
