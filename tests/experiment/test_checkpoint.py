@@ -242,7 +242,7 @@ def test_methods_that_begin_alike_may_start_from_each_other_after_the_first_roun
         same(go(tmp_path, {"method": method}, f"{name} fork", start_from=start), load(tmp_path / f"{name} whole"))
 
 
-def test_the_state_before_the_first_end_of_a_task_is_the_same_in_all_of_them(tmp_path: Path):
+def test_before_the_first_end_of_a_task_fedavg_and_fedknow_have_the_same_state(tmp_path: Path):
     """Broadcast, clients' models and heads, clock, and every row; FedKNOW has a memory already, and nothing in it."""
     for name in ("fedavg", "fedknow"):
         go(tmp_path, {"method.name": name}, name, save_at=[TRAINED], checkpoints=tmp_path / f"{name} past")

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from workbench import CLASSES, DRY, NORMED, SGD, SIZE, Bench, make_learner, steps_of, training
+import torch
+from torch import nn
+from workbench import CLASSES, DRY, NORMED, SGD, SIZE, Bench, make_learner, steps_of, training, twin_of
 
 from fedknow_ray.config.model import SgdOptimizer
 from fedknow_ray.federation.visit import SharedModel, VisitKind, plan_visit, shared_shapes
@@ -263,6 +265,39 @@ def test_with_the_final_model_as_its_own_a_sampled_client_adopts_it_too(name: st
     np.testing.assert_array_equal(bench.state().own_S, bench.broadcast.features_S)
     changed = np.any(bench.state().head_CF != before, axis=1)
     assert changed.tolist() == [False, False, True, True, False, False, False, False]
+
+
+def linear_layer(head_RF: np.ndarray) -> nn.Linear:
+    """An ordinary layer with the head rows (R, F + 1)."""
+    layer = nn.Linear(head_RF.shape[1] - 1, len(head_RF))
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(head_RF[:, :-1]))
+        layer.bias.copy_(torch.from_numpy(head_RF[:, -1]))
+    return layer
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedknow"])
+def test_its_head_is_trained_as_a_linear_layer_on_the_final_features(name: str):
+    """By torch's own SGD; the features are those of evaluation, without dropout."""
+    config = training(shuffle=False, optimizer=SgdOptimizer(lr=0.1, momentum=0.0, lr_decay=0.0, weight_decay=0.0))
+    bench = Bench(name, FINAL, config, NORMED)
+    bench.visit(VisitKind.TRAIN)
+    bench.broadcast = moved_broadcast(bench)
+    layer = linear_layer(bench.state().head_CF[:CLASSES])
+    order, _, report = bench.visit(VisitKind.FINISH_TASK, trained=True)
+    data, losses = bench.data(order), []
+    x_NCHW = bench.learner.normalisation(data.images_NHWC).permute(0, 3, 1, 2)
+    z_NF = twin_of(bench.learner, NORMED, bench.broadcast.features_S).eval()(x_NCHW).detach()
+    sgd = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for batch in [slice(0, 8), slice(8, 16), slice(16, 20)] * config.local_epochs:
+        sgd.zero_grad()
+        loss = nn.functional.cross_entropy(layer(z_NF[batch]), torch.from_numpy(data.labels_N[batch]))
+        loss.backward()
+        sgd.step()
+        losses.append(loss.item() * len(z_NF[batch]))
+    trained_RF = torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
+    np.testing.assert_allclose(bench.state().head_CF[:CLASSES], trained_RF.numpy(), atol=1e-6)
+    assert report.loss == pytest.approx(sum(losses) / (20 * config.local_epochs), rel=1e-5)
 
 
 @pytest.mark.parametrize("head_global", [False, True], ids=["local head", "global head"])

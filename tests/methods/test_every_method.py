@@ -20,12 +20,14 @@ from fedknow_ray.simulation.work import Work
 #: Every registered method, and FedKNOW's settings that change its work or what it moves.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in METHODS.names()},
+    "fedavg/final": ("fedavg", {"own_model": "final"}),
+    "fedknow/last_visit": ("fedknow", {"own_model": "last_visit"}),
     "fedknow/k=1": ("fedknow", {"signature_tasks": 1}),
     "fedknow/k=2 random": ("fedknow", {"signature_tasks": 2, "selection": "random"}),
-    "fedknow/no retraining": ("fedknow", {"retrain_epochs": 0}),
+    "fedknow/retraining": ("fedknow", {"retained_fraction": 0.5, "retrain_epochs": 2}),
     "fedknow/hard": ("fedknow", {"labels": "hard", "margin": 0.5}),
-    "fedknow/layer disjoint": ("fedknow", {"threshold": "layer", "masks": "disjoint"}),
-    "fedknow/4 bits": ("fedknow", {"retained_fraction": 1.0, "stored_bits": 4}),
+    "fedknow/layer disjoint": ("fedknow", {"retained_fraction": 0.1, "threshold": "layer", "masks": "disjoint"}),
+    "fedknow/8 bits": ("fedknow", {"retained_fraction": 0.1, "stored_bits": 8}),
     "fedknow/displacement": ("fedknow", {"second_use": "displacement"}),
     "fedknow/feature_projection": ("fedknow", {"integration": "feature_projection", "signature_tasks": 1}),
     "fedknow/sum_then_projection": ("fedknow", {"integration": "sum_then_projection"}),
