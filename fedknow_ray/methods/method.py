@@ -79,9 +79,8 @@ class Plan:
 class ClientState:
     """All that a client keeps between visits; a value that can be stored and sent.
 
-    *head_CF* (C, F + 1) the client's own head; *own_S* its features after its last training visit, None before the
-    first;
-    *memory* the method's own.
+    *head_CF* (C, F + 1) the client's own head; *own_S* the features of its own model, None before the first visit that
+    makes one; *memory* the method's own.
     """
 
     head_CF: NDArray[np.float32]
@@ -93,10 +92,9 @@ class ClientState:
 class Outcome:
     """What a visit gives besides the trained network: the method's new memory, the mean loss, and its figures.
 
-    *integrated_steps* steps whose gradient was checked against past tasks; *violated_steps* those that it had to
-    change.
-    *notes* goes into the events table as JSON. *past_heads*: the head rows (R, F + 1) of each past task as they are
-    now, where the visit trained them.
+    *integrated_steps* steps whose gradient was checked against past tasks, None where none was; *violated_steps* those
+    that it had to change. *notes* goes into the events table as JSON. *past_heads*: the head rows (R, F + 1) of each
+    past task as they are now, where the visit trained them.
     """
 
     memory: Any

@@ -1,9 +1,11 @@
 """FedKNOW: federated continual learning in which clients hold on to the weights of past tasks, never to their images.
 
 Luopan et al., "FedKNOW: Federated Continual Learning with Signature Task Knowledge Integration at Edge", ICDE 2023,
-arXiv:2212.01738. The paper and the code that its authors published are two methods, so there are two variants:
+arXiv:2212.01738. The paper and the code that its authors published are two methods, and what did best in our own
+experiments is a third, so there are three variants:
 
-    paper         knowledge from the client's own model, signature tasks by distance, second use          (paper)
+    tuned         one sum of losses; all weights of the final model are kept, in 4 bits                   (restoring)
+    paper         a tenth of the own model's weights, signature tasks by distance, second use             (restoring)
     authors_code  a separate pruned network, oldest tasks, a dense old model, margin 0.5                  (authors_code)
 
 `FedKnow` is what the registry knows; it hands each call to the variant that `variant` names.

@@ -62,7 +62,7 @@ SUMMING = ("sum", "feature_projection")
 
 
 class FedKnowSettings(Hyperparameters):
-    """FedKNOW's hyper-parameters; defaults are those of the paper's CIFAR-100 runs, and docs/decisions/0003 else."""
+    """FedKNOW's hyper-parameters; the defaults are those of `variant: tuned`, of the others see docs/decisions/0003."""
 
     # First, because fields are checked in order and the others are checked against it.
     variant: Annotated[Literal["tuned", "paper", "authors_code"], BeforeValidator(_known_variant)] = "tuned"
