@@ -19,6 +19,7 @@ from fedknow_ray.config.loading import load_config
 from fedknow_ray.experiment.catalogue import CATALOGUE, KINDS
 from fedknow_ray.federation.executor import Executor
 from fedknow_ray.methods.catalogue import METHODS
+from fedknow_ray.methods.fedknow.settings import FedKnowSettings
 from fedknow_ray.methods.learner import Learner
 from fedknow_ray.methods.method import Method
 from fedknow_ray.results.schema import TABLE_KEY, VERSION_KEY
@@ -186,6 +187,16 @@ def test_the_methods_page_has_every_method_and_default() -> None:
         for key, field in METHODS.get(name).hyperparameters.model_fields.items():
             default = f"`{field.default}`" if isinstance(field.default, str) else str(field.default)
             assert f"| `{key}` | {default} |" in page
+
+
+def test_the_methods_page_has_what_each_variant_of_fedknow_fills_in() -> None:
+    page = text_of("docs/methods.md")
+    variants = [FedKnowSettings(variant=variant).model_dump() for variant in ("tuned", "paper", "authors_code")]
+    for key in FedKnowSettings.model_fields:
+        values = [
+            f"`{settings[key]}`" if isinstance(settings[key], str) else str(settings[key]) for settings in variants
+        ]
+        assert f"| `{key}` | {' | '.join(values)} |" in page
 
 
 def test_every_dependency_has_its_reason() -> None:

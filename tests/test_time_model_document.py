@@ -108,5 +108,14 @@ def test_the_sums_are_those_of_the_priced_visit(visit: PricedVisit) -> None:
     assert visit.upload_s == visit.download_s
 
 
+def test_the_sum_of_the_tuned_variant_is_one_row_in_place_of_two(footprint: Footprint) -> None:
+    tuned = price(footprint, "fedknow")
+    (item,) = [item for item in tuned.plan.work.items if item.phase in ("restore", "integrate")]
+    seconds = compute_s(Work((item,)), tuned.device, "small_cnn")
+    assert f"{item.count} times 4 x 40 x 1,024 x 10 = {item.flops:,} FLOPs" in PROSE
+    assert f"8 x 10 x 1,025 = {item.moved_bytes:,} bytes, which are {seconds:.6f} s." in PROSE
+    assert f"computes for {tuned.compute_s:.6f} s." in PROSE
+
+
 def test_fedavgs_visit_is_the_first_two_rows(footprint: Footprint) -> None:
     assert f"{price(footprint, 'fedavg').compute_s:.6f} s." in PROSE
