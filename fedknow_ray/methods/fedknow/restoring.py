@@ -44,7 +44,7 @@ from fedknow_ray.methods.fedknow.knowledge import (
 )
 from fedknow_ray.methods.fedknow.past_tasks import PastTasks
 from fedknow_ray.methods.fedknow.rules import ProjectionRule, Tally, projection_items
-from fedknow_ray.methods.fedknow.second_use import SecondUseRule, second_use_items
+from fedknow_ray.methods.fedknow.second_use import SecondUseRule, displacement_item, second_use_items
 from fedknow_ray.methods.fedknow.settings import SUMMING, FedKnowSettings
 from fedknow_ray.methods.fedknow.signature import measures_gradients
 from fedknow_ray.methods.fedknow.summing import SummingRule, summing_items
@@ -178,7 +178,7 @@ class RestoringFedKnow(Method):
             for n in self.costs.batches(facts.images)
             for item in second_use_items(self.costs, n, facts.classes, displacement=displacement)
         ]
-        return repeat(items, 1)
+        return repeat([displacement_item(self.costs), *items] if displacement else items, 1)
 
     def _plan_restoring(self, facts: VisitFacts, epochs: int) -> Work:
         k, sizes = self._constraints(facts), self.costs.batches(facts.images)
