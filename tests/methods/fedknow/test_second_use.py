@@ -141,4 +141,6 @@ def test_the_displacement_is_made_once_a_visit():
         rule(learner, batch_of(learner))
         learner.optimize()
     counted = steps_of(learner.log.work())
-    assert {step: count for step, count in counted.items() if step[0] == "second_use"} == {("second_use", 0, 12 * 275): 1}
+    assert {step: count for step, count in counted.items() if step[0] == "second_use"} == {
+        ("second_use", 0, 12 * 275): 1
+    }
