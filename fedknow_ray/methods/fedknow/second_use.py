@@ -23,7 +23,6 @@ from fedknow_ray.models.network import FlatNetwork
 from fedknow_ray.seeding import torch_mark
 from fedknow_ray.simulation.work import WorkItem
 
-
 #: Passes over the weights that the displacement takes, once a visit: both models are read, and it is written.
 DISPLACEMENT_PASSES = 3
 

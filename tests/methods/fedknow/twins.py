@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,12 @@ def kept(learner: Learner, task: int = 0, fraction: float = 1.0, bits: int = 32)
     w_P, layout = network.theta[: network.P], network.layout
     mask_P = keep_mask(w_P, layout, fraction)
     return pack(task, rows, w_P, mask_P, network.head, network.buffers, layout=layout, bits=bits)
+
+
+def present(tasks: int = TASKS, images: int = 20) -> TaskData:
+    """A task after so many, with head rows of these that have moved since their models were stored."""
+    heads = tuple(head.numpy() for head in past(tasks)[1])
+    return replace(task_data(images=images, task_index=tasks), past_heads=heads)
 
 
 def obvious_labels(past: Learner, spec: ModelSpec, images_NHWC: NDArray[np.uint8], temperature: float) -> Tensor:
