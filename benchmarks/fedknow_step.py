@@ -34,7 +34,7 @@ from fedknow_ray.config.model import TrainingConfig
 from fedknow_ray.methods.costs import StepCosts
 from fedknow_ray.methods.fedknow.extractor import Knowledge, keep_mask, pack, restore_weights
 from fedknow_ray.methods.fedknow.integrator import solve_dual
-from fedknow_ray.methods.fedknow.knowledge import FedKnowMemory, label_images
+from fedknow_ray.methods.fedknow.knowledge import FedKnowMemory, hear_past_tasks
 from fedknow_ray.methods.fedknow.past_tasks import PastTasks
 from fedknow_ray.methods.fedknow.restorer import distillation_loss, soft_labels
 from fedknow_ray.methods.fedknow.rules import ProjectionRule, Tally
@@ -124,11 +124,11 @@ class Ours:
 
     def _labels(self) -> tuple[Tensor, ...]:
         b = self.bench
-        return label_images(b.learner, FedKnowMemory(b.knowledge), b.data, b.facts, SETTINGS).labels_NC
+        return hear_past_tasks(b.learner, FedKnowMemory(b.knowledge), b.data, b.facts, SETTINGS).labels_NC
 
     def _past_tasks(self, settings: FedKnowSettings) -> PastTasks:
         heads = [one.head for one in self.bench.knowledge]
-        return PastTasks(self._labels(), heads, settings, np.random.default_rng(1), TRAINING)
+        return PastTasks(self._labels(), heads, settings, TRAINING)
 
     def _step(self, rule: GradientRule) -> Callable[[Batch], None]:
         learner = self.bench.learner

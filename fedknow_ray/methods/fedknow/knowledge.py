@@ -1,8 +1,9 @@
 """What a FedKNOW client keeps of its tasks, and how it is made and read.
 
 At the end of a task a copy of the client's own model is pruned to its largest weights, the kept weights are trained
-again on the task's images, and mask, values and head rows are stored. In a later task the pruned models label the
-client's current images once; the labels are kept for the whole task (240 images x 9 past tasks x 10 classes: 86 kB).
+again on the task's images, and mask, values and head rows are stored. In a later task the signature tasks are chosen
+(choice) and label the client's current images once (teaching); the labels are kept for the whole task (240 images x 9
+tasks x 10 classes: 86 kB).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from fedknow_ray.methods.costs import StepCosts, repeat
-from fedknow_ray.methods.fedknow.extractor import Knowledge, keep_mask, pack, restore_mask, restore_weights
-from fedknow_ray.methods.fedknow.restorer import hard_labels, soft_labels
+from fedknow_ray.methods.fedknow.choice import choose_tasks, plan_choice
+from fedknow_ray.methods.fedknow.extractor import Knowledge, keep_mask, pack, restore_mask
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
+from fedknow_ray.methods.fedknow.teaching import labels_of, plan_labelling
 from fedknow_ray.methods.learner import Batch, Learner, cross_entropy_rule
 from fedknow_ray.methods.method import TaskData, VisitFacts
 from fedknow_ray.models.footprint import FLOAT_BYTES
@@ -29,43 +31,34 @@ PRUNE_PASSES = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FedKnowMemory:
-    """The knowledge of all past tasks, and the labels that it gives the images of the task being learnt.
+    """The knowledge of all past tasks, and what the signature tasks say of the images of the task being learnt.
 
-    *labels_NC* one tensor (N, R) a past task, for the task *labelled_task*; -1 before the first.
+    *chosen* are the signature tasks of the task *labelled_task* (-1 before the first), *labels_NC* one tensor (N, R)
+    each.
     """
 
     knowledge: tuple[Knowledge, ...] = ()
     labelled_task: int = -1
+    chosen: tuple[int, ...] = ()
     labels_NC: tuple[Tensor, ...] = ()
 
 
-def plan_labelling(costs: StepCosts, facts: VisitFacts) -> Work:
-    """Return the work of labelling the task's images by every past model: load each, forward passes."""
-    once = [costs.passes("teach", 1), *(costs.forward("teach", n, facts.classes) for n in costs.batches(facts.images))]
-    return repeat(once, facts.task_index)
-
-
-def label_images(
+def hear_past_tasks(
     learner: Learner, memory: FedKnowMemory, data: TaskData, facts: VisitFacts, settings: FedKnowSettings
 ) -> FedKnowMemory:
-    """Return the memory with labels for this task's images: computed at the first visit in a task, kept after it."""
+    """Return the memory with the signature tasks of this task and their labels: made at a client's first visit in it,
+    kept after it."""
     if memory.labelled_task == facts.task_index:
         return memory
-    labels = tuple(_labels_of(learner, knowledge, data, settings) for knowledge in memory.knowledge)
-    return replace(memory, labelled_task=facts.task_index, labels_NC=labels)
+    chosen = choose_tasks(learner, memory.knowledge, data, settings)
+    labels = tuple(labels_of(learner, memory.knowledge[task], data, settings) for task in chosen)
+    return replace(memory, labelled_task=facts.task_index, chosen=chosen, labels_NC=labels)
 
 
-def _labels_of(learner: Learner, knowledge: Knowledge, data: TaskData, settings: FedKnowSettings) -> Tensor:
-    network, head_RF = learner.network, knowledge.head
-    weights = network.as_tensors(restore_weights(knowledge, network.P, network.layout))
-    learner.log.add(learner.costs.passes("teach", 1))
-
-    def logits(x_NCHW: Tensor) -> Tensor:
-        z_NF = network.call_with(weights, knowledge.statistics, x_NCHW)
-        return torch.addmm(head_RF[:, -1], z_NF, head_RF[:, :-1].T)
-
-    logits_NR = learner.forward_batches(data.images_NHWC, "teach", len(head_RF), logits)
-    return soft_labels(logits_NR, settings.temperature) if settings.labels == "soft" else hard_labels(logits_NR)
+def plan_hearing(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings) -> Work:
+    """Return the work of choosing the signature tasks and of labelling by them."""
+    k = min(facts.task_index, settings.signature_tasks)
+    return plan_choice(costs, facts, settings) + plan_labelling(costs, facts, k)
 
 
 def plan_extraction(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings) -> Work:

@@ -3,9 +3,9 @@
 Luopan et al., "FedKNOW: Federated Continual Learning with Signature Task Knowledge Integration at Edge", ICDE 2023,
 arXiv:2212.01738. A visit of a client with t past tasks:
 
-    1. labels of its images by the t pruned past models, once a task                  (knowledge, restorer)
+    1. the choice of k signature tasks, and labels of its images by them, once a task   (choice, teaching)
     2. one epoch in which its own model before aggregation constrains the step           (second_use)
-    3. the remaining epochs together with k signature tasks                              (past_tasks, signature)
+    3. the remaining epochs together with the signature tasks                            (past_tasks)
 
 At the end of a task it prunes a copy of its own model, trains the kept weights again and stores them (extractor). How
 the task at hand and the past ones are brought together is the setting `integration`. The paper's takes the closest step
@@ -29,23 +29,25 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedknow_ray.methods.costs import repeat
+from fedknow_ray.methods.fedknow.choice import MEASURING_ROWS
 from fedknow_ray.methods.fedknow.extractor import Knowledge, kept_share_per_layer, restore_mask
 from fedknow_ray.methods.fedknow.knowledge import (
     FedKnowMemory,
     extract,
+    hear_past_tasks,
     knowledge_bytes,
-    label_images,
     plan_extraction,
-    plan_labelling,
+    plan_hearing,
 )
-from fedknow_ray.methods.fedknow.past_tasks import PastTasks, measuring_items
+from fedknow_ray.methods.fedknow.past_tasks import PastTasks
 from fedknow_ray.methods.fedknow.rules import ProjectionRule, Tally, projection_items
-from fedknow_ray.methods.fedknow.second_use import SecondUseRule, second_use_items
+from fedknow_ray.methods.fedknow.second_use import SecondUseRule, displacement_item, second_use_items
 from fedknow_ray.methods.fedknow.settings import SUMMING, FedKnowSettings
 from fedknow_ray.methods.fedknow.signature import measures_gradients
-from fedknow_ray.methods.fedknow.summing import SummingRule, own_gradient_item, summing_items
+from fedknow_ray.methods.fedknow.summing import SummingRule, summing_items
 from fedknow_ray.methods.learner import GradientRule, Learner, cross_entropy_rule
 from fedknow_ray.methods.method import ClientState, Method, Outcome, Plan, TaskData, VisitFacts
 from fedknow_ray.models.footprint import FLOAT_BYTES
@@ -72,7 +74,7 @@ class RestoringFedKnow(Method):
 
     def train(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
         """Train for the local epochs, the first one in second use where it is due."""
-        memory = label_images(learner, _memory(state), data, facts, self.settings)
+        memory = hear_past_tasks(learner, _memory(state), data, facts, self.settings)
         tally, epochs, losses = Tally(), self.training.local_epochs, 0.0
         notes: Mapping[str, float] = {}
         if self._second_use_epochs(facts):
@@ -80,7 +82,7 @@ class RestoringFedKnow(Method):
             losses += learner.train(data, 1, rule)
             notes, epochs = _angle_notes(rule), epochs - 1
             del rule
-        past = self._past_tasks(memory, data, learner.order)
+        past = self._past_tasks(memory, data)
         if epochs:
             losses += epochs * learner.train(data, epochs, self._main_rule(past, tally))
         return Outcome(
@@ -90,7 +92,7 @@ class RestoringFedKnow(Method):
             tally.integrated_steps or None,
             tally.violated_steps if tally.integrated_steps else None,
             {**notes, **self._update_notes(tally)},
-            past.heads() if past else None,
+            _all_heads(memory, data, past) if past else None,
         )
 
     def plan_train(self, facts: VisitFacts) -> Plan:
@@ -99,7 +101,7 @@ class RestoringFedKnow(Method):
         epochs = self.training.local_epochs - second
         work = self.costs.training_epochs("train", facts.images, facts.classes, second + epochs)
         if not facts.trained_this_task:
-            work += plan_labelling(self.costs, facts)
+            work += plan_hearing(self.costs, facts, self.settings)
         work += self._plan_second_use(facts) if second else Work.none()
         if facts.task_index and epochs:
             work += self._plan_restoring(facts, epochs)
@@ -133,8 +135,9 @@ class RestoringFedKnow(Method):
         return Plan(work, self._training_bytes(facts))
 
     def kept_bytes(self, facts: VisitFacts) -> int:
-        """Return the bytes of the knowledge of all past tasks and of their labels for the task at hand."""
-        labels = FLOAT_BYTES * facts.images * facts.classes * facts.task_index
+        """Return the bytes of the knowledge of all past tasks, and of the signature tasks' labels for the task at
+        hand."""
+        labels = FLOAT_BYTES * facts.images * facts.classes * self._constraints(facts)
         return facts.task_index * knowledge_bytes(self.costs, facts.classes, self.settings) + labels
 
     def _second_use_epochs(self, facts: VisitFacts) -> int:
@@ -148,11 +151,11 @@ class RestoringFedKnow(Method):
         displacement = self.settings.second_use == "displacement"
         return SecondUseRule(own_S[:P], own_S[P:], head_RF, self.settings.margin, displacement, tally)
 
-    def _past_tasks(self, memory: FedKnowMemory, data: TaskData, rng: np.random.Generator) -> PastTasks | None:
+    def _past_tasks(self, memory: FedKnowMemory, data: TaskData) -> PastTasks | None:
         if not memory.labels_NC:
             return None
-        heads = [torch.tensor(head) for head in data.past_heads]
-        return PastTasks(memory.labels_NC, heads, self.settings, rng, self.training)
+        heads = [torch.tensor(data.past_heads[task]) for task in memory.chosen]
+        return PastTasks(memory.labels_NC, heads, self.settings, self.training)
 
     def _main_rule(self, past: PastTasks | None, tally: Tally) -> GradientRule:
         if past is None:
@@ -175,7 +178,7 @@ class RestoringFedKnow(Method):
             for n in self.costs.batches(facts.images)
             for item in second_use_items(self.costs, n, facts.classes, displacement=displacement)
         ]
-        return repeat(items, 1)
+        return repeat([displacement_item(self.costs), *items] if displacement else items, 1)
 
     def _plan_restoring(self, facts: VisitFacts, epochs: int) -> Work:
         k, sizes = self._constraints(facts), self.costs.batches(facts.images)
@@ -183,13 +186,7 @@ class RestoringFedKnow(Method):
         steps = [item for n in sizes for item in added(self.costs, n, facts.classes, k, self.settings.integration)]
         if self.settings.past_heads == "trained":
             steps += [self.costs.update_head("restore", n, k * facts.classes) for n in sizes]
-        return repeat(steps, epochs) + self._plan_choosing(facts, sizes[0])
-
-    def _plan_choosing(self, facts: VisitFacts, n: int) -> Work:
-        if not measures_gradients(self.settings.selection, facts.task_index, self.settings.signature_tasks):
-            return Work.none()
-        work = repeat(measuring_items(self.costs, n, facts.classes), facts.task_index)
-        return work + repeat([own_gradient_item(self.costs, n)] if self._summing else [], 1)
+        return repeat(steps, epochs)
 
     def _constraints(self, facts: VisitFacts) -> int:
         return min(facts.task_index, self.settings.signature_tasks)
@@ -208,9 +205,19 @@ class RestoringFedKnow(Method):
         """Return the most vectors of all weights that bringing past tasks in needs at once."""
         if not facts.task_index:
             return 0
-        if self._summing:  # the gradient and a spare one, where the choice of tasks measures
-            return 2 * measures_gradients(self.settings.selection, facts.task_index, self.settings.signature_tasks)
-        return self._constraints(facts) + 1 + (self.settings.integration == "preconditioned")
+        settings = self.settings
+        choosing = MEASURING_ROWS * measures_gradients(settings.selection, facts.task_index, settings.signature_tasks)
+        projecting = self._constraints(facts) + 1 + (settings.integration == "preconditioned")
+        return max(choosing, 0 if self._summing else projecting)
+
+
+def _all_heads(memory: FedKnowMemory, data: TaskData, past: PastTasks) -> tuple[NDArray[np.float32], ...] | None:
+    """Return the head rows of all past tasks as a visit leaves them; None if it leaves them as they were."""
+    heads = past.heads()
+    if heads is None:
+        return None
+    trained = dict(zip(memory.chosen, heads, strict=True))
+    return tuple(trained.get(task, head_RF) for task, head_RF in enumerate(data.past_heads))
 
 
 def _memory(state: ClientState) -> FedKnowMemory:

@@ -74,7 +74,6 @@ class ProjectionRule:
         G_RP = self._buffer
         backward_into(network, z_NF, d_logits_NR @ network.head[:, :-1], G_RP[0])
         learner.log.add(learner.costs.forward_backward("train", len(batch.y_N), network.rows))
-        self.past.choose(learner, batch, z_NF, lambda: G_RP[0])
         for row, dz_NF in enumerate(self.past.pulls(z_NF, batch.indices), start=1):
             backward_into(network, z_NF, dz_NF, G_RP[row])
         self.past.train_heads(learner, len(batch.y_N))

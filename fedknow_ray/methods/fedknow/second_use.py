@@ -23,6 +23,14 @@ from fedknow_ray.models.network import FlatNetwork
 from fedknow_ray.seeding import torch_mark
 from fedknow_ray.simulation.work import WorkItem
 
+#: Passes over the weights that the displacement takes, once a visit: both models are read, and it is written.
+DISPLACEMENT_PASSES = 3
+
+
+def displacement_item(costs: StepCosts) -> WorkItem:
+    """Return the work of the displacement, made once a visit."""
+    return costs.passes("second_use", DISPLACEMENT_PASSES)
+
 
 def second_use_items(costs: StepCosts, n: int, classes: int, *, displacement: bool) -> list[WorkItem]:
     """Return what a step in second use adds to a plain one."""
@@ -52,7 +60,7 @@ class SecondUseRule:
         """Fill the learner's gradient with g'."""
         network, n = learner.network, len(batch.y_N)
         if self._buffer is None:
-            self._buffer = self._start(network)
+            self._buffer = self._start(learner)
         repeat_draws = torch_mark()
         z_NF = network(batch.x_NCHW)
         loss, d_logits_NR = head_pass(network.head, z_NF, batch.y_N, network.head_grad)
@@ -67,10 +75,13 @@ class SecondUseRule:
         integrate_into(learner, self._buffer, self.margin, self.tally)
         return loss
 
-    def _start(self, network: FlatNetwork) -> Tensor:
+    def _start(self, learner: Learner) -> Tensor:
         """Return the buffer (2, P) of the gradient and the constraint; the displacement is there from the start."""
+        network = learner.network
         buffer = torch.empty(2, network.P)
-        torch.sub(network.theta[: network.P], self.own_P, out=buffer[1])
+        if self.displacement:
+            torch.sub(network.theta[: network.P], self.own_P, out=buffer[1])
+            learner.log.add(displacement_item(learner.costs))
         return buffer
 
     def _own_gradient(self, network: FlatNetwork, batch: Batch, out_P: Tensor) -> None:

@@ -86,7 +86,8 @@ class FedKnowSettings(Hyperparameters):
     """What a client's own model is after a task, and so what it keeps knowledge of: that of its last visit, or the
     final features with its head trained on them."""
     selection: Literal["wasserstein", "wasserstein_sorted", "cosine", "oldest", "random"] = "wasserstein"
-    """How signature tasks are chosen where there are more past tasks than k."""
+    """How a task's signature tasks are chosen, at a client's first visit in it, where there are more past tasks than
+    k."""
     margin: float = Field(0.0, ge=0)
     """Least multiplier of each past gradient once one is violated; 0.5 in `authors_code`."""
     violation_test: Literal["current", "oldest_task"] = "current"
@@ -104,6 +105,11 @@ class FedKnowSettings(Hyperparameters):
     """Whether the largest weights are sought over the whole network or in each layer by itself."""
     masks: Literal["overlapping", "disjoint"] = "overlapping"
     """Whether a weight may belong to the knowledge of more than one task."""
+
+    @property
+    def label_temperature(self) -> float:
+        """The temperature at which the student meets the labels: hard ones have none."""
+        return self.temperature if self.labels == "soft" else 1.0
 
     def in_force(self, task_index: int, *, finished: bool) -> set[str]:
         """Return the names of the settings that can have made a difference when the rounds of task *task_index* are

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedknow_ray.methods.costs import StepCosts
 from fedknow_ray.methods.fedknow.integrator import integrate
-from fedknow_ray.methods.fedknow.past_tasks import PastTasks, backward_into
+from fedknow_ray.methods.fedknow.past_tasks import PastTasks
 from fedknow_ray.methods.fedknow.rules import Tally
 from fedknow_ray.methods.learner import Batch, Learner, head_pass
 from fedknow_ray.models.footprint import FLOAT_BYTES
@@ -50,7 +50,6 @@ class SummingRule:
         loss, d_logits_NR = head_pass(network.head, z_NF, batch.y_N, network.head_grad)
         dz_NF = d_logits_NR @ network.head[:, :-1]
         learner.log.add(learner.costs.forward_backward("train", n, network.rows))
-        self.past.choose(learner, batch, z_NF, lambda: self._own_gradient(learner, z_NF, dz_NF))
         dz_kNF = self.past.pulls(z_NF, batch.indices)
         for item in summing_items(learner.costs, n, network.rows, self.past.k, settings.integration):
             learner.log.add(item)
@@ -67,19 +66,3 @@ class SummingRule:
         self.tally.integrated_steps += 1
         self.tally.violated_steps += result.violated
         return result.g_P.view_as(dz_NF)
-
-    @staticmethod
-    def _own_gradient(learner: Learner, z_NF: Tensor, dz_NF: Tensor) -> Tensor:
-        """Return the gradient (P,) of the batch's own loss, which a sum has no need of but the choice of tasks has."""
-        g_P = torch.empty(learner.network.P)
-        backward_into(learner.network, z_NF, dz_NF, g_P)
-        learner.log.add(own_gradient_item(learner.costs, len(dz_NF)))
-        return g_P
-
-
-def own_gradient_item(costs: StepCosts, n: int) -> WorkItem:
-    """Return the work of the batch's own gradient where it is made for the choice of tasks alone.
-
-    Without head rows: the gradient for the features' output is there, from the step itself.
-    """
-    return costs.backward("select", n, 0)

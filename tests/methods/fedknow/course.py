@@ -58,7 +58,7 @@ class Course:
             memory = state.memory or FedKnowMemory()
             held += [state.head_CF, *([] if state.own_S is None else [state.own_S])]
             held += [array for one in memory.knowledge for array in one.to_arrays().values()]
-            held += [labels.numpy() for labels in memory.labels_NC]
+            held += [np.array(memory.chosen), *(labels.numpy() for labels in memory.labels_NC)]
         return [array.tobytes() for array in held]
 
     def _rounds(self, task: int) -> None:

@@ -1,14 +1,16 @@
-"""What a FedKNOW client keeps: exact shares, pruned weights that stay 0, labels of the pruned models."""
+"""What a FedKNOW client keeps: exact shares, pruned weights that stay 0, what its signature tasks say once a task."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from workbench import ADAM, CLASSES, DRY, NORMED, SGD, TINY, Bench, make_learner, task_data, training, twin_of
+from twins import kept, past_learner, present
+from workbench import ADAM, CLASSES, DRY, NORMED, SGD, TINY, Bench, make_learner, steps_of, task_data, training
 
 from fedknow_ray.config.model import AdamOptimizer, SgdOptimizer
 from fedknow_ray.federation.visit import VisitKind
@@ -17,10 +19,12 @@ from fedknow_ray.methods.fedknow.extractor import Knowledge, keep_mask, pack, re
 from fedknow_ray.methods.fedknow.knowledge import (
     FedKnowMemory,
     extract,
+    hear_past_tasks,
     knowledge_bytes,
-    label_images,
+    plan_hearing,
 )
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
+from fedknow_ray.methods.fedknow.teaching import labels_of
 from fedknow_ray.methods.learner import Learner
 from fedknow_ray.methods.method import VisitFacts
 from fedknow_ray.models.catalogue import MODELS, ModelSpec
@@ -34,14 +38,16 @@ PRUNABLE, BIASES = 27 + 240, 3 + 5
 PAPER: dict[str, Any] = {"variant": "paper"}
 
 
+def paper(**settings: Any) -> FedKnowSettings:
+    return FedKnowSettings(**{**PAPER, **settings})
+
+
 def facts(task_index: int = 0) -> VisitFacts:
     return VisitFacts(0, task_index, 0, 20, CLASSES, trained_this_task=True)
 
 
 def extracted(learner: Learner, memory: FedKnowMemory | None = None, task_index: int = 0, **settings: Any) -> Knowledge:
-    return extract(
-        learner, memory or FedKnowMemory(), task_data(), facts(task_index), FedKnowSettings(**{**PAPER, **settings})
-    )[0]
+    return extract(learner, memory or FedKnowMemory(), task_data(), facts(task_index), paper(**settings))[0]
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5, 1.0])
@@ -107,45 +113,64 @@ def test_disjoint_masks_share_no_prunable_weight():
     assert second.values.numel() == first.values.numel()
 
 
-def test_labels_are_what_the_pruned_model_says():
-    """A deep copy with the kept weights, in evaluation mode with its own statistics, softened by the temperature."""
-    learner = make_learner(NORMED, seed=4)
-    learner.network.features.train()(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
-    knowledge = extracted(learner)
-    pruned = twin_of(learner, NORMED).eval()
-    head = learner.network.head.clone()
-    learner.network.load(make_learner(NORMED, seed=8).network.state())
-    memory = label_images(
-        learner, FedKnowMemory((knowledge,)), task_data(5), facts(1), FedKnowSettings(temperature=3.0)
-    )
-    x = learner.normalisation(task_data(5).images_NHWC).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        expected = torch.softmax((pruned(x) @ head[:, :-1].T + head[:, -1]) / 3.0, dim=1)
-    torch.testing.assert_close(memory.labels_NC[0], expected)
-    assert memory.labelled_task == 1
+def hearing(task_index: int = 4, **settings: Any) -> tuple[Learner, FedKnowMemory, FedKnowMemory]:
+    """A learner that has heard its past tasks at its first visit in a task, and its memory before and after."""
+    learner = make_learner(DRY)
+    memory = FedKnowMemory(tuple(kept(past_learner(task=task), task) for task in range(task_index)))
+    return learner, memory, hear_past_tasks(learner, memory, present(task_index), facts(task_index), paper(**settings))
 
 
-def test_hard_labels_are_one_hot():
-    learner = make_learner()
-    memory = FedKnowMemory((extracted(learner),))
-    labels = label_images(learner, memory, task_data(), facts(1), FedKnowSettings(labels="hard")).labels_NC[0]
-    assert labels.sum(1).tolist() == [1.0] * 20
-    assert set(labels.unique().tolist()) == {0.0, 1.0}
+@pytest.mark.parametrize("selection", ["wasserstein", "wasserstein_sorted", "cosine", "oldest", "random"])
+def test_only_the_chosen_tasks_label_all_images(selection: str):
+    """In their order; a choice by gradients has each past task label one batch besides."""
+    learner, memory, heard = hearing(signature_tasks=2, selection=selection)
+    assert heard.labelled_task == 4
+    assert len(heard.chosen) == len(heard.labels_NC) == 2
+    assert list(heard.chosen) == sorted(heard.chosen)
+    for task, labels_NC in zip(heard.chosen, heard.labels_NC, strict=True):
+        expected = labels_of(make_learner(DRY), memory.knowledge[task], present(4), paper())
+        assert torch.equal(labels_NC, expected)
+    last_batch = learner.costs.forward("teach", 20 % 8, CLASSES)
+    assert steps_of(learner.log.work())["teach", last_batch.flops, last_batch.moved_bytes] == 2
 
 
-def test_labelling_leaves_the_network_as_it_is():
-    learner = make_learner(NORMED)
-    memory = FedKnowMemory((extracted(learner),))
-    before = learner.network.state()
-    label_images(learner, memory, task_data(), facts(1), FedKnowSettings())
-    np.testing.assert_array_equal(learner.network.state(), before)
+@pytest.mark.parametrize(("task_index", "k"), [(0, 2), (1, 2), (2, 2), (4, 10)])
+def test_no_more_past_tasks_than_wanted_are_all_heard(task_index: int, k: int):
+    _, _, heard = hearing(task_index, signature_tasks=k)
+    assert heard.chosen == tuple(range(task_index))
+    assert len(heard.labels_NC) == task_index
 
 
-def test_labels_are_computed_once_a_task():
-    learner = make_learner()
-    memory = FedKnowMemory((extracted(learner),))
-    labelled = label_images(learner, memory, task_data(), facts(1), FedKnowSettings())
-    assert label_images(learner, labelled, task_data(), facts(1), FedKnowSettings()) is labelled
+def test_hearing_keeps_all_knowledge():
+    _, memory, heard = hearing(signature_tasks=2)
+    assert heard.knowledge is memory.knowledge
+
+
+def test_past_tasks_are_heard_once_a_task():
+    """With work at the first visit alone."""
+    learner, _, heard = hearing(signature_tasks=2)
+    done = steps_of(learner.log.work())
+    settings = paper(signature_tasks=2)
+    assert hear_past_tasks(learner, heard, present(4), facts(4), settings) is heard
+    assert steps_of(learner.log.work()) == done
+
+
+def test_the_next_task_has_a_choice_of_its_own():
+    learner, _, heard = hearing(3, signature_tasks=2, selection="random")
+    memory = replace(heard, knowledge=(*heard.knowledge, kept(past_learner(task=3), 3)))
+    learner.begin(np.random.default_rng(11))
+    anew = hear_past_tasks(learner, memory, present(4), facts(4), paper(signature_tasks=2, selection="random"))
+    expected = np.random.default_rng(11).choice(4, size=2, replace=False)
+    assert anew.labelled_task == 4
+    assert anew.chosen == tuple(sorted(expected.tolist()))
+
+
+@pytest.mark.parametrize("selection", ["wasserstein", "wasserstein_sorted", "cosine", "oldest", "random"])
+@pytest.mark.parametrize(("task_index", "k"), [(0, 2), (1, 2), (2, 2), (4, 2), (4, 1)])
+def test_the_work_counted_in_hearing_is_the_work_planned(selection: str, task_index: int, k: int):
+    learner, _, _ = hearing(task_index, signature_tasks=k, selection=selection)
+    planned = plan_hearing(learner.costs, facts(task_index), paper(signature_tasks=k, selection=selection))
+    assert steps_of(learner.log.work()) == steps_of(planned)
 
 
 def test_the_end_of_a_task_drops_its_labels_and_adds_its_knowledge():
@@ -154,7 +179,7 @@ def test_the_end_of_a_task_drops_its_labels_and_adds_its_knowledge():
     memory = bench.state().memory
     assert [knowledge.task_index for knowledge in memory.knowledge] == [0, 1]
     assert [knowledge.class_rows for knowledge in memory.knowledge] == [(0, 2), (2, 4)]
-    assert (memory.labelled_task, memory.labels_NC) == (-1, ())
+    assert (memory.labelled_task, memory.chosen, memory.labels_NC) == (-1, (), ())
 
 
 def test_extraction_leaves_the_clients_own_model_whole():
@@ -188,26 +213,6 @@ def test_for_cnn6_priced_and_stored_bytes_agree_within_a_percent(fraction: float
     stored = pack(0, (0, 10), w_P, mask_P, network.head, network.buffers, layout=layout, bits=bits).stored_bytes
     settings = FedKnowSettings(retained_fraction=fraction, stored_bits=bits)
     assert knowledge_bytes(costs, 10, settings) == pytest.approx(stored, rel=0.01)
-
-
-@pytest.mark.parametrize("fraction", [0.5, 1.0])
-def test_labels_of_rounded_knowledge_are_those_of_the_rounded_model(fraction: float):
-    """Near those of the exact one, and not the same."""
-    learner = make_learner(DRY)
-    exact, rounded = (
-        extracted(make_learner(DRY), retrain_epochs=0, variant="tuned", retained_fraction=fraction, stored_bits=bits)
-        for bits in (32, 8)
-    )
-    labels = [
-        label_images(learner, FedKnowMemory((one,)), task_data(5), facts(1), FedKnowSettings()).labels_NC[0]
-        for one in (exact, rounded)
-    ]
-    assert not torch.equal(*labels)
-    torch.testing.assert_close(*labels, atol=0.01, rtol=0)
-    learner.network.load(restore_weights(rounded, 275, learner.network.layout).numpy())
-    z_NF = learner.features_of(task_data(5).images_NHWC, "head")
-    expected = torch.softmax((z_NF @ rounded.head[:, :-1].T + rounded.head[:, -1]) / 2.0, dim=1)
-    torch.testing.assert_close(labels[1], expected)
 
 
 def test_the_loss_of_the_last_retraining_epoch_says_how_good_the_knowledge_is():

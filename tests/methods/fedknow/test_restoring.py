@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from choosing import choose
 from torch import Tensor
-from twins import logits_of, obvious_gradient, soft_loss
-from workbench import ADAM, CLASSES, DRY, NORMED, SGD, Bench, flat_gradient, steps_of, training, twin_of
+from twins import batch_of, logits_of, obvious_gradient, obvious_own_gradient, soft_loss
+from workbench import ADAM, CLASSES, DRY, NORMED, SGD, Bench, flat_gradient, make_learner, steps_of, training, twin_of
 
 from fedknow_ray.config.model import SgdOptimizer
 from fedknow_ray.federation.visit import VisitKind, VisitReport, plan_visit
+from fedknow_ray.methods.fedknow.settings import FedKnowSettings
+from fedknow_ray.methods.fedknow.teaching import labels_of
 from fedknow_ray.methods.learner import Batch
 from fedknow_ray.seeding import stream
 
@@ -216,20 +220,78 @@ def test_the_method_hands_each_task_its_own_head_rows(seen: list[Tensor]):
     torch.testing.assert_close(seen[0][1:], torch.stack(expected), atol=1e-6, rtol=1e-5)
 
 
+# The choice of signature tasks
+
+
+@pytest.mark.parametrize("selection", ["wasserstein", "wasserstein_sorted", "cosine"])
+def test_signature_tasks_are_the_farthest_at_the_model_that_the_first_visit_starts_from(selection: str):
+    """The broadcast with the client's own head rows, in evaluation mode on the first 8 images."""
+    bench = Bench("fedknow", {"signature_tasks": 2, "selection": selection}, spec=NORMED, tasks=5)
+    through(bench, 4)
+    head_CF, knowledge = torch.tensor(bench.state().head_CF), bench.state().memory.knowledge
+    bench.learner.network.load(bench.broadcast.features_S)
+    twin, data = twin_of(bench.learner, NORMED).eval(), bench.data(bench.order(VisitKind.TRAIN, 4))
+    batch = batch_of(bench.learner, 8, data)
+    own = obvious_own_gradient(twin, head_CF[8:10], batch, NORMED)
+    gradients = []
+    for task, one in enumerate(knowledge):
+        labels = labels_of(make_learner(NORMED), one, data, FedKnowSettings())[:8]
+        gradients.append(obvious_gradient(twin, head_CF[2 * task : 2 * task + 2], batch, labels, 2.0, NORMED))
+    expected = choose(selection, own, torch.stack(gradients), 2, np.random.default_rng(0))
+    trained(bench, 4)
+    assert bench.state().memory.chosen == expected
+
+
+def test_the_choice_is_of_a_task_and_made_anew_in_the_next():
+    """At random, so that each choice can be told from another; later visits have streams of their own."""
+    bench = Bench("fedknow", {"signature_tasks": 2, "selection": "random"}, tasks=6)
+    through(bench, 3)
+    for task_index in (3, 4, 5):
+        order = stream(1, "train/order", client=0, task=task_index, round_index=0)
+        expected = tuple(sorted(order.choice(task_index, size=2, replace=False).tolist()))
+        for round_index in range(3):
+            trained(bench, task_index, round_index=round_index, trained=round_index > 0)
+            assert bench.state().memory.chosen == expected
+        bench.visit(VisitKind.FINISH_TASK, task_index, round_index=3, trained=True)
+
+
+def test_later_visits_go_on_with_the_labels_of_the_first():
+    bench = Bench("fedknow", {"signature_tasks": 1})
+    through(bench, 2)
+    trained(bench, 2)
+    labels = bench.state().memory.labels_NC
+    trained(bench, 2, round_index=1, trained=True)
+    assert bench.state().memory.labels_NC is labels
+
+
+def test_a_client_that_is_sampled_late_chooses_then():
+    bench = Bench("fedknow", {"signature_tasks": 2, "selection": "random"})
+    through(bench, 3)
+    order, _, report = bench.visit(VisitKind.TRAIN, 3, round_index=5)
+    drawn = stream(1, "train/order", client=0, task=3, round_index=5).choice(3, size=2, replace=False)
+    assert bench.state().memory.chosen == tuple(sorted(drawn.tolist()))
+    assert steps_of(report.work) == steps_of(plan_visit(order, bench.method).work)
+
+
 # Past heads
 
 
 @pytest.mark.parametrize("integration", INTEGRATIONS)
 @pytest.mark.parametrize("optimizer", [ADAM, SGD], ids=["adam", "sgd"])
-def test_trained_past_heads_of_chosen_tasks_move_and_no_others(integration: str, optimizer: Any):
-    """With weight decay and momentum, which move all that they reach. Task 3 is learnt, 0 and 1 are the oldest."""
-    hyper = {"integration": integration, "past_heads": "trained", "signature_tasks": 2, "selection": "oldest"}
+@pytest.mark.parametrize("selection", ["oldest", "cosine"])
+def test_trained_past_heads_of_chosen_tasks_move_and_no_others(integration: str, optimizer: Any, selection: str):
+    """With weight decay and momentum, which move all that they reach; the rows of past tasks not chosen and of later
+    ones come back to the bit. Task 3 is learnt in two visits."""
+    hyper = {"integration": integration, "past_heads": "trained", "signature_tasks": 2, "selection": selection}
     bench = Bench("fedknow", hyper, training(optimizer=optimizer), tasks=5)
     through(bench, 3)
-    before = bench.state().head_CF
-    trained(bench, 3)
-    moved = np.any(bench.state().head_CF != before, axis=1).reshape(-1, CLASSES).all(axis=1)
-    assert moved.tolist() == [True, True, False, True, False]
+    for round_index in range(2):
+        before = bench.state().head_CF
+        trained(bench, 3, round_index=round_index, trained=round_index > 0)
+        moved = np.any(bench.state().head_CF != before, axis=1).reshape(-1, CLASSES)
+        chosen = bench.state().memory.chosen
+        assert len(chosen) == 2
+        assert moved.tolist() == [[task in (*chosen, 3)] * CLASSES for task in range(5)]
 
 
 @pytest.mark.parametrize("integration", INTEGRATIONS)
@@ -279,6 +341,64 @@ def test_the_work_counted_is_the_work_planned(integration: str, past_heads: str,
         assert steps_of(report.work) == steps_of(plan_visit(order, bench.method).work), order
 
 
+@pytest.mark.parametrize("selection", ["wasserstein", "wasserstein_sorted", "cosine", "oldest", "random"])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_work_counted_is_the_work_planned_for_each_choice(selection: str, k: int):
+    """With up to four past tasks, in first and later visits."""
+    bench = Bench("fedknow", {"selection": selection, "signature_tasks": k}, tasks=5)
+    for task_index in range(5):
+        for round_index in range(2):
+            order, _, report = bench.visit(
+                VisitKind.TRAIN, task_index, round_index=round_index, trained=round_index > 0
+            )
+            assert steps_of(report.work) == steps_of(plan_visit(order, bench.method).work), order
+        bench.visit(VisitKind.FINISH_TASK, task_index, round_index=2, trained=True)
+
+
+@pytest.mark.parametrize("integration", INTEGRATIONS)
+def test_one_past_task_more_costs_a_first_visit_one_batch_and_later_ones_nothing(integration: str):
+    """With k chosen of t: its model read (w = 4 x 275 bytes), 8 images forward, a backward pass from its 2 head rows
+    of 5 weights, and a distance that reads two gradients."""
+    bench = Bench("fedknow", {"integration": integration, "signature_tasks": 2}, spec=DRY)
+    f, w = bench.method.costs.footprint, 4 * 275
+    further = [
+        ("teach", 0, w),
+        ("teach", 8 * f.forward_flops + 2 * 8 * 5 * 2, w + 8 * (f.input_bytes + f.kept_bytes)),
+        ("select", 8 * f.backward_flops + 4 * 8 * 5 * 2, 2 * w + 8 * f.kept_bytes),
+        ("select", 0, 2 * w),
+    ]
+
+    def planned(t: int, *, later: bool) -> Counter[tuple[str, int, int]]:
+        return steps_of(bench.method.plan_train(bench.order(VisitKind.TRAIN, t, trained=later).facts).work)
+
+    for t in (3, 4, 8):
+        assert planned(t + 1, later=False) == planned(t, later=False) + Counter(further)
+        assert planned(t + 1, later=True) == planned(t, later=True)
+
+
+@pytest.mark.parametrize("selection", ["oldest", "random"])
+def test_without_distances_work_is_flat_in_the_number_of_past_tasks(selection: str):
+    bench = Bench("fedknow", {"selection": selection, "signature_tasks": 2})
+    works = [bench.method.plan_train(bench.order(VisitKind.TRAIN, t).facts).work for t in (2, 3, 9)]
+    assert works[0] == works[1] == works[2]
+
+
+def test_a_displacement_is_planned_once_a_visit_in_second_use():
+    """Two vectors read and one written, of 275 weights: 3300 bytes; none in the first visit of a task."""
+    bench = Bench("fedknow", {"second_use": "displacement"})
+    for later in (False, True):
+        facts = bench.order(VisitKind.TRAIN, 1, trained=later).facts
+        steps = steps_of(bench.method.plan_train(facts).work)
+        assert steps["second_use", 0, 3300] == later
+
+
+def test_kept_bytes_count_the_labels_of_signature_tasks_alone():
+    """137 bytes of weights and two head rows of 6 a past task; 20 images with 2 probabilities for each of two."""
+    bench = Bench("fedknow", {"signature_tasks": 2})
+    kept = [bench.method.kept_bytes(bench.order(VisitKind.TRAIN, t).facts) for t in range(5)]
+    assert kept == [(137 + 48) * t + 4 * 20 * 2 * min(t, 2) for t in range(5)]
+
+
 @pytest.mark.parametrize(
     ("variant", "weights"), [("tuned", 137), ("paper", 4 * 28 + 34)], ids=["all at 4 bits", "a tenth at 32"]
 )
@@ -294,11 +414,14 @@ def test_kept_bytes_grow_by_a_knowledge_and_its_labels_with_each_task(variant: s
     ("settings", "vectors"),
     [
         ({"integration": "sum"}, 0),
-        ({"integration": "sum", "signature_tasks": 2}, 2),
+        ({"integration": "sum", "signature_tasks": 2}, 3),
+        ({"integration": "sum", "signature_tasks": 3}, 0),
         ({"integration": "sum", "signature_tasks": 2, "selection": "oldest"}, 0),
         ({"integration": "feature_projection"}, 0),
         ({"integration": "projection"}, 4),
         ({"integration": "projection", "signature_tasks": 2}, 3),
+        ({"integration": "projection", "signature_tasks": 1}, 3),
+        ({"integration": "projection", "signature_tasks": 1, "selection": "random"}, 2),
         ({"integration": "sum_then_projection"}, 4),
         ({"integration": "preconditioned"}, 5),
         ({"integration": "sum", "second_use": "on_receive"}, 3),
@@ -310,8 +433,9 @@ def test_kept_bytes_grow_by_a_knowledge_and_its_labels_with_each_task(variant: s
 def test_the_peak_is_that_of_training_with_so_many_vectors_of_all_weights_and_what_is_kept(
     settings: dict[str, Any], vectors: int
 ):
-    """Of a later visit with 3 past tasks. A sum has none but to measure distances; the buffers of the past tasks and of
-    the second use (g, its constraint, the own model) never exist at once."""
+    """Of a later visit with 3 past tasks. A sum has none but to measure distances (g, a restored gradient, a past
+    model); the buffers of the choice, the past tasks and the second use (g, its constraint, the own model) never exist
+    at once."""
     method, facts = (bench := Bench("fedknow", settings)).method, bench.order(VisitKind.TRAIN, 3, trained=True).facts
     expected = method.costs.training_bytes(facts) + vectors * 4 * 275 + method.kept_bytes(facts)
     assert method.plan_train(facts).peak_memory_bytes == expected

@@ -131,3 +131,16 @@ def test_only_the_gradient_takes_a_further_pass(displacement: bool, further_pass
     counted = steps_of(learner.log.work())
     assert counted["second_use", further.flops, further.moved_bytes] == further_passes
     assert counted["integrate", integration.flops, integration.moved_bytes] == 1
+
+
+def test_the_displacement_is_made_once_a_visit():
+    """In three passes of 4 bytes a weight: both models are read, and it is written."""
+    learner = make_learner(DRY)
+    rule = second_use_rule(learner, displacement=True)
+    for _ in range(3):
+        rule(learner, batch_of(learner))
+        learner.optimize()
+    counted = steps_of(learner.log.work())
+    assert {step: count for step, count in counted.items() if step[0] == "second_use"} == {
+        ("second_use", 0, 12 * 275): 1
+    }

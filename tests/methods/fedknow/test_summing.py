@@ -35,13 +35,11 @@ def features_gradient(learner: Learner) -> Tensor:
     return learner.network.grad[: learner.network.P]
 
 
-def losses(
-    z_NF: Tensor, head_RF: Tensor, batch: Batch, chosen: tuple[int, ...] = (0, 1, 2, 3), seed: int = 3
-) -> tuple[Tensor, list[Tensor]]:
+def losses(z_NF: Tensor, head_RF: Tensor, batch: Batch, seed: int = 3) -> tuple[Tensor, list[Tensor]]:
     """Cross entropy of the task at hand, and the distillation losses of past tasks."""
     labels, heads = past(seed=seed)
     own = F.cross_entropy(logits_of(z_NF, head_RF), batch.y_N)
-    return own, [soft_loss(z_NF, heads[task], labels[task][batch.indices]) for task in chosen]
+    return own, [soft_loss(z_NF, head, label[batch.indices]) for head, label in zip(heads, labels, strict=True)]
 
 
 @pytest.mark.parametrize("weight", [0.25, 1.0, 3.0])
@@ -60,42 +58,11 @@ def test_the_gradient_is_that_of_one_sum_of_losses(spec: ModelSpec, weight: floa
     assert loss == pytest.approx(own.item())
 
 
-@pytest.mark.parametrize("selection", ["wasserstein", "wasserstein_sorted", "cosine", "oldest", "random"])
-def test_only_signature_tasks_are_in_the_sum(selection: str):
-    learner = make_learner(DRY)
-    batch, twin = batch_of(learner), twin_of(learner, DRY)
-    rule = summing_rule(signature_tasks=2, selection=selection)
-    rule(learner, batch)
-    assert len(rule.past.chosen) == 2
-    own, of_past = losses(twin(batch.x_NCHW), learner.network.head, batch, rule.past.chosen)
-    (own + sum(of_past)).backward()
-    torch.testing.assert_close(features_gradient(learner), flat_gradient(learner.network, twin), atol=1e-6, rtol=1e-5)
-
-
-def test_distances_are_from_the_gradient_of_the_task_at_hand(monkeypatch: pytest.MonkeyPatch):
-    """Not from the sum's."""
-    learner, handed = make_learner(DRY), []
-    rule = summing_rule(signature_tasks=2)
-    choose = type(rule.past).choose
-
-    def spy(tasks: Any, learner: Learner, batch: Batch, z_NF: Tensor, gradient: Any) -> None:
-        handed.append(gradient())
-        choose(tasks, learner, batch, z_NF, gradient)
-
-    monkeypatch.setattr(type(rule.past), "choose", spy)
-    batch = batch_of(learner)
-    expected = obvious_own_gradient(twin_of(learner, DRY), learner.network.head, batch)
-    rule(learner, batch)
-    torch.testing.assert_close(handed[0], expected, atol=1e-6, rtol=1e-5)
-
-
 def test_hard_labels_add_cross_entropies_on_pseudo_labels():
     learner = make_learner(DRY)
     batch, twin = batch_of(learner), twin_of(learner, DRY)
     labels, heads = past()
-    rule = summing_rule(labels="hard", temperature=7.0)
-    rule.past.labels_NR = [F.one_hot(label.argmax(1), CLASSES).float() for label in labels]
-    rule(learner, batch)
+    summing_rule(labels="hard", temperature=7.0)(learner, batch)
     z_NF = twin(batch.x_NCHW)
     loss = F.cross_entropy(logits_of(z_NF, learner.network.head), batch.y_N)
     for label, head in zip(labels, heads, strict=True):
@@ -215,17 +182,3 @@ def test_work_of_a_step_by_hand():
     assert summing_items(costs, 3, 2, 5, "sum") == [heads]
     integration = WorkItem("integrate", 1, 2 * 36 * 30 + 2 * 6 * 30, 13 * 4 * 30)
     assert summing_items(costs, 3, 2, 5, "feature_projection") == [heads, integration]
-
-
-def test_the_choice_alone_takes_a_backward_pass_of_the_tasks_own_gradient():
-    """At the first step of a visit, and only where distances decide."""
-    learner = make_learner(DRY)
-    rule = summing_rule(signature_tasks=2)
-    for _ in range(2):
-        rule(learner, batch_of(learner))
-    item = summing.own_gradient_item(learner.costs, 6)
-    assert item.flops == 6 * learner.costs.footprint.backward_flops
-    assert steps_of(learner.log.work())["select", item.flops, item.moved_bytes] == 1
-    learner = make_learner(DRY)
-    summing_rule(signature_tasks=2, selection="oldest")(learner, batch_of(learner))
-    assert all(phase != "select" for phase, _, _ in steps_of(learner.log.work()))
