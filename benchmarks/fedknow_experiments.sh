@@ -1,6 +1,6 @@
 #!/bin/sh
-# The experiments of docs/results/fedknow.md, one comparison each. All of them take about 8 hours on two cores; a
-# comparison that was interrupted goes on where it was.
+# The experiments of docs/results/fedknow.md, one comparison each. All of them take about 6 hours on two cores; one that
+# was interrupted goes on where it was.
 #
 #   sh benchmarks/fedknow_experiments.sh DATA OUT NAME...     DATA holds cifar100-*.parquet; each NAME becomes OUT/NAME
 #   python benchmarks/comparison_rows.py OUT/NAME             prints its tables
@@ -40,40 +40,22 @@ for name in "$@"; do
         compare "$name" cifar100-mini --methods fedavg,fedknow $plain --seeds 3 \
             --vary method.integration=projection,preconditioned,sum_then_projection,sum,feature_projection
         ;;
-    margin)
-        compare "$name" cifar100-mini --methods fedknow $plain --seeds 3 \
-            --set method.integration=projection --vary method.margin=0.0,0.5
-        ;;
-    past_heads)
-        compare "$name" cifar100-mini --methods fedknow $plain --seeds 3 \
-            --vary method.integration=projection,sum --vary method.past_heads=frozen,trained
+    projection)
+        compare "$name" cifar100-mini --methods fedknow $plain --set method.integration=projection --seeds 3 \
+            --each method.margin=0.5 --each method.past_heads=trained
         ;;
     optimizer)
         compare "$name" cifar100-mini --methods fedavg,fedknow $plain --seeds 3 \
-            --vary method.integration=projection,sum \
-            --vary "training.optimizer={name: adam},{name: sgd, lr: 0.05}"
+            --vary method.integration=projection,sum --vary "training.optimizer={name: sgd, lr: 0.05}"
         ;;
-    weight)
-        compare "$name" cifar100-mini --methods fedknow $plain --seeds 3 --vary method.restored_weight=0.5,1.0,2.0
-        ;;
-    fraction)
-        compare "$name" cifar100-mini --methods fedknow $plain --seeds 3 --vary method.retained_fraction=0.05,0.1,0.2,1.0
-        ;;
-    masks)
+    knowledge)
         compare "$name" cifar100-mini --methods fedknow $plain --seeds 3 \
-            --vary method.threshold=network,layer --vary method.masks=overlapping,disjoint
-        ;;
-    retraining)
-        compare "$name" cifar100-mini --methods fedknow $plain --seeds 3 --vary method.retrain_epochs=0,2,4
+            --each method.retained_fraction=0.05,0.2,1.0 --each method.threshold=layer --each method.masks=disjoint \
+            --each method.retrain_epochs=0,4 --each method.temperature=1.0,4.0 --each method.labels=hard \
+            --each method.past_heads=trained --each method.restored_weight=0.5,2.0
         ;;
     bits)
-        compare "$name" cifar100-mini --methods fedknow --seeds 3 --vary method.stored_bits=4,8,32
-        ;;
-    labels)
-        compare "$name" cifar100-mini --methods fedknow $plain --seeds 3 \
-            --vary method.temperature=1.0,2.0,4.0 --vary method.labels=soft
-        compare "$name" cifar100-mini --methods fedknow $plain --seeds 3 \
-            --vary method.temperature=2.0 --vary method.labels=hard
+        compare "$name" cifar100-mini --methods fedknow --seeds 3 --each method.stored_bits=8,32
         ;;
     choice)
         compare "$name" cifar100-mini --methods fedknow --seeds 3 --set scenario.tasks=5 --set method.signature_tasks=2 \

@@ -34,6 +34,12 @@ _WIDE = 160
     help="Run each of these values of a config key; they are read as a YAML list: training.optimizer={name: adam},"
     "{name: sgd, lr: 0.05}. A method.* key is for the methods that have it. Repeatable: all combinations are run.",
 )
+@click.option(
+    "--each",
+    metavar="KEY=V1,V2,...",
+    multiple=True,
+    help="As --vary, but each value is set alone, beside a case without it: one change at a time. Repeatable.",
+)
 @click.option("--seeds", required=True, type=int, metavar="N", help="How many seeds, from the config's seed upwards.")
 @click.option(
     "--choose-on",
@@ -69,6 +75,7 @@ def _compare(
     config: Path,
     methods: str,
     vary: tuple[str, ...],
+    each: tuple[str, ...],
     seeds: int,
     choose_on: int | None,
     baseline: str | None,
@@ -91,7 +98,7 @@ def _compare(
     names = [name.strip() for name in methods.split(",") if name.strip()]
     console = Console(stderr=True)
     with Progress(console, quiet=quiet) as progress:
-        grid = read_grid(config, names, vary, sets)
+        grid = read_grid(config, names, vary, sets, each)
         failures = make_runs(grid, out, choices, progress, jobs=jobs, share=not no_share)
     comparison = load_comparison(out)
     write_comparison(comparison)

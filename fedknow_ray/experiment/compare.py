@@ -77,7 +77,7 @@ def compare(
         raise UserError(f"--jobs must be 1 or more, got {jobs}")
     first = first_seed(grid)
     plan = make_plan(grid, first, choices, earlier_plan(out))
-    configs = read_configs(grid.config, plan.cases)
+    configs = read_configs(grid.config, plan.cases, grid.alone)
     folders = run_folders(out, plan)
     refuse_other_configs(folders, configs)
     labels = {case.label for case in grid.cases()}

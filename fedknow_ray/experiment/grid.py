@@ -2,6 +2,8 @@
 
     methods ["fedavg", "fedknow"], vary "method.margin=0,0.5", "training.local_epochs=1,2"
         fedavg, local_epochs=1      fedavg, local_epochs=2      fedknow, margin=0, local_epochs=1      ...
+    methods ["fedknow"], each "method.margin=0.5", "method.temperature=1,4"
+        fedknow     fedknow, margin=0.5     fedknow, temperature=1      fedknow, temperature=4
 
 A `method.*` key goes to the methods that have it and to no other; every other key goes to all.
 """
@@ -10,8 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -54,11 +56,15 @@ class Grid:
     sets: tuple[str, ...]
     """Overrides of every case, but the seed."""
     seed_sets: tuple[str, ...] = ()
+    alone: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Values that are set one at a time, with every combination of *varied*."""
 
     def cases(self) -> list[Case]:
-        """Return the cases without runs, method by method, the last varied key changing fastest."""
+        """Return the cases without runs, method by method, the last varied key changing fastest; each combination is
+        followed by what is set alone on top of it."""
+        keys = (*self.varied, *self.alone)
         return [
-            self.case(_label(method, settings, self.varied), method, settings)
+            self.case(_label(method, settings, keys), method, settings)
             for method in self.methods
             for settings in self._settings(method)
         ]
@@ -73,11 +79,21 @@ class Grid:
     def _settings(self, method: str) -> Iterator[dict[str, Any]]:
         keys = [key for key in self.varied if _knows(method, key)]
         for values in product(*(self.varied[key] for key in keys)):
-            yield dict(zip(keys, values, strict=True))
+            combination = dict(zip(keys, values, strict=True))
+            yield combination
+            for key in self.alone:
+                if _knows(method, key):
+                    yield from ({**combination, key: value} for value in self.alone[key])
 
 
-def read_grid(config: Path, methods: Sequence[str], vary: Sequence[str] = (), sets: Sequence[str] = ()) -> Grid:
-    """Return the grid that the options mean; *vary* are "KEY=V1,V2,...", *sets* "KEY=VALUE".
+def read_grid(
+    config: Path,
+    methods: Sequence[str],
+    vary: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    each: Sequence[str] = (),
+) -> Grid:
+    """Return the grid that the options mean; *vary* and *each* are "KEY=V1,V2,...", *sets* "KEY=VALUE".
 
     Raises:
         ConfigError: with every fault of the options.
@@ -85,21 +101,25 @@ def read_grid(config: Path, methods: Sequence[str], vary: Sequence[str] = (), se
     faults = list(_method_faults(methods))
     known = [name for name in dict.fromkeys(methods) if name in CATALOGUE.methods]
     varied: dict[str, tuple[Any, ...]] = {}
-    for option in vary:
-        key, values, found = _read_vary(option, varied)
-        faults += found or _key_faults(f"--vary {option}", key, known)
-        varied[key] = values
+    alone: dict[str, tuple[Any, ...]] = {}
+    for name, options, values_of in (("--vary", vary, varied), ("--each", each, alone)):
+        for option in options:
+            key, values, found = _read_values(name, option, {**varied, **alone})
+            faults += found or _key_faults(f"{name} {option}", key, known)
+            values_of[key] = values
     of_seed = [option for option in sets if _key(option) == "seed"]
     others = [option for option in sets if option not in of_seed]
     for option in others:
         faults += _key_faults(f"--set {option}", _key(option), known)
     if faults:
         raise ConfigError(faults)
-    return Grid(config, tuple(methods), varied, tuple(others), tuple(of_seed))
+    return Grid(config, tuple(methods), varied, tuple(others), tuple(of_seed), alone)
 
 
-def read_configs(config: Path, cases: Sequence[Case]) -> dict[RunId, RunConfig]:
+def read_configs(config: Path, cases: Sequence[Case], alone: Collection[str] = ()) -> dict[RunId, RunConfig]:
     """Return the resolved config of each run, seed by seed and within a seed in the order of the cases.
+
+    *alone* are the keys that were given with --each.
 
     Raises:
         ConfigError: with the faults of all cases; one that not all cases have names those that have it.
@@ -107,7 +127,7 @@ def read_configs(config: Path, cases: Sequence[Case]) -> dict[RunId, RunConfig]:
     seeds = sorted({seed for case in cases for seed in case.runs})
     runs = [(case, seed) for seed in seeds for case in cases if seed in case.runs]
     read = [(case, _try_config(config, case, [f"seed={seed}"])) for case, seed in runs]
-    found = _without_faults(read, len(cases))
+    found = _without_faults(read, len(cases), alone)
     return {RunId(case.label, seed): each for (case, seed), each in zip(runs, found, strict=True)}
 
 
@@ -119,7 +139,7 @@ def first_seed(grid: Grid) -> int:
     """
     cases = grid.cases()
     read = [(case, _try_config(grid.config, case, grid.seed_sets)) for case in cases]
-    return _without_faults(read, len(cases))[0].seed
+    return _without_faults(read, len(cases), grid.alone)[0].seed
 
 
 def run_folder(label: str, seed: int) -> str:
@@ -150,9 +170,9 @@ def flow_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _read_vary(option: str, earlier: Mapping[str, Any]) -> tuple[str, tuple[Any, ...], list[Fault]]:
-    """Return key and values of "KEY=V1,V2,..." and what is wrong with it."""
-    where = f"--vary {option}"
+def _read_values(name: str, option: str, earlier: Mapping[str, Any]) -> tuple[str, tuple[Any, ...], list[Fault]]:
+    """Return key and values of "KEY=V1,V2,...", given with the option *name*, and what is wrong with it."""
+    where = f"{name} {option}"
     key, equals, text = _key(option), "=" in option, option.partition("=")[2]
     if not (key and equals):
         return key, (), [Fault(where, key, "must be KEY=V1,V2,..., for example method.margin=0,0.5")]
@@ -163,7 +183,7 @@ def _read_vary(option: str, earlier: Mapping[str, Any]) -> tuple[str, tuple[Any,
     texts = list(map(flow_text, values))
     twice = sorted({text for text in texts if texts.count(text) > 1})
     if key in earlier:
-        return key, (), [Fault(where, key, "is varied twice; put all of its values into one --vary")]
+        return key, (), [Fault(where, key, "is varied twice; put all of its values into one option")]
     if not values:
         return key, (), [Fault(where, key, "has no value to take; write KEY=V1,V2,...")]
     if twice:
@@ -205,11 +225,11 @@ def _key(option: str) -> str:
     return ".".join(part.strip() for part in option.partition("=")[0].split("."))
 
 
-def _label(method: str, settings: Mapping[str, Any], varied: Mapping[str, Any]) -> str:
+def _label(method: str, settings: Mapping[str, Any], varied: Collection[str]) -> str:
     return ", ".join([method, *(f"{_short(key, varied)}={flow_text(value)}" for key, value in settings.items())])
 
 
-def _short(key: str, varied: Mapping[str, Any]) -> str:
+def _short(key: str, varied: Collection[str]) -> str:
     """Return the shortest end of a key that no other varied key has; `name` alone says too little."""
     parts = key.split(".")
     for length in range(1, len(parts)):
@@ -226,22 +246,25 @@ def _try_config(config: Path, case: Case, more: Sequence[str]) -> RunConfig | Co
         return error
 
 
-def _without_faults(read: Sequence[tuple[Case, RunConfig | ConfigError]], cases: int) -> list[RunConfig]:
+def _without_faults(
+    read: Sequence[tuple[Case, RunConfig | ConfigError]], cases: int, alone: Collection[str]
+) -> list[RunConfig]:
     """Return the configs, or raise the faults of all of them at once, each with the cases that have it."""
     labels: dict[Fault, dict[str, None]] = {}
     for case, error in read:
         for fault in error.faults if isinstance(error, ConfigError) else ():
-            labels.setdefault(_as_said(fault, case), {})[case.label] = None
+            labels.setdefault(_as_said(fault, case, alone), {})[case.label] = None
     if labels:
         raise ConfigError([_of_cases(fault, list(of), cases) for fault, of in labels.items()])
     return [config for _, config in read if isinstance(config, RunConfig)]
 
 
-def _as_said(fault: Fault, case: Case) -> Fault:
+def _as_said(fault: Fault, case: Case, alone: Collection[str]) -> Fault:
     """Name the option that was given: what a case varies goes to the config as an override."""
     option = fault.where.removeprefix("--set ")
-    is_varied = option != fault.where and _key(option) in case.settings
-    return replace(fault, where=f"--vary {option}") if is_varied else fault
+    if option == fault.where or _key(option) not in case.settings:
+        return fault
+    return replace(fault, where=f"{'--each' if _key(option) in alone else '--vary'} {option}")
 
 
 def _of_cases(fault: Fault, labels: Sequence[str], among: int) -> Fault:

@@ -64,6 +64,43 @@ def test_a_key_is_called_by_its_last_part_unless_another_ends_alike():
     ]
 
 
+def labels_of_each(methods: list[str], each: list[str], vary: list[str] | None = None) -> list[str]:
+    return [case.label for case in read_grid(CONFIG, methods, vary or [], each=each).cases()]
+
+
+def test_each_value_is_set_alone_beside_a_case_without_it():
+    assert labels_of_each(["fedknow"], ["method.margin=0.5", "method.temperature=1.0,4.0"]) == [
+        "fedknow",
+        "fedknow, margin=0.5",
+        "fedknow, temperature=1.0",
+        "fedknow, temperature=4.0",
+    ]
+
+
+def test_what_is_set_alone_goes_with_every_combination_and_to_the_methods_that_have_it():
+    assert labels_of_each(["fedavg", "fedknow"], ["method.margin=0.5"], ["training.local_epochs=1,2"]) == [
+        "fedavg, local_epochs=1",
+        "fedavg, local_epochs=2",
+        "fedknow, local_epochs=1",
+        "fedknow, local_epochs=1, margin=0.5",
+        "fedknow, local_epochs=2",
+        "fedknow, local_epochs=2, margin=0.5",
+    ]
+
+
+def test_a_key_is_not_both_varied_and_set_alone():
+    with pytest.raises(ConfigError, match="is varied twice") as caught:
+        read_grid(CONFIG, ["fedknow"], ["method.margin=0"], each=["method.margin=1"])
+    assert caught.value.faults[0].where == "--each method.margin=1"
+
+
+def test_the_fault_of_a_value_set_alone_names_the_option(tmp_path: Path):
+    grid = read_grid(write_config(tmp_path), ["fedknow"], each=["method.margin=-1"])
+    with pytest.raises(ConfigError) as caught:
+        first_seed(grid)
+    assert caught.value.faults[0].where == "--each method.margin=-1"
+
+
 def test_a_set_is_in_every_case_and_before_what_is_varied():
     grid = read_grid(CONFIG, ["fedavg", "fedknow"], ["method.margin=0"], ["training.threads=2", "method.labels=hard"])
     assert [case.overrides for case in grid.cases()] == [
