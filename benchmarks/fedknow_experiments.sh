@@ -22,7 +22,7 @@ bf16="--set training.precision=bfloat16"
 for name in "$@"; do
     case $name in
     headline)
-        compare "$name" cifar100-small --methods fedavg,fedknow --vary method.own_model=last_visit,final --seeds 5 $bf16
+        compare "$name" cifar100-small --methods fedavg,fedknow --vary method.own_model=last_visit,final --seeds 3 $bf16
         ;;
     precision)
         compare "$name" cifar100-mini --methods fedavg,fedknow --vary training.precision=float32,bfloat16 --seeds 3 \
@@ -46,7 +46,8 @@ for name in "$@"; do
         ;;
     optimizer)
         compare "$name" cifar100-mini --methods fedavg,fedknow $plain --seeds 3 \
-            --vary method.integration=projection,sum --vary "training.optimizer={name: sgd, lr: 0.05}"
+            --vary method.integration=projection,sum \
+            --vary "training.optimizer={name: adam},{name: sgd, lr: 0.05}"
         ;;
     knowledge)
         compare "$name" cifar100-mini --methods fedknow $plain --seeds 3 \
@@ -71,7 +72,8 @@ for name in "$@"; do
             --vary method.variant=tuned,paper,authors_code
         ;;
     ten_tasks)
-        compare "$name" cifar100 --methods fedavg,fedknow --seeds 2 --set training.rounds_per_task=8 $bf16
+        compare "$name" cifar100 --methods fedavg,fedknow --seeds 2 --set training.rounds_per_task=8 $bf16 \
+            --set method.own_model=final
         ;;
     ten_tasks_paper)
         compare "$name" cifar100 --methods fedknow --set method.variant=paper --seeds 2 \

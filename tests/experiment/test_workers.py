@@ -61,6 +61,31 @@ def test_a_process_that_dies_fails_its_run_alone(tmp_path: Path):
         assert workers.wait(60) == [(after, None)]
 
 
+def test_an_idle_process_that_dies_is_replaced(tmp_path: Path):
+    first, second = order(tmp_path, "first"), order(tmp_path, "second")
+    with ProcessWorkers(2) as workers:
+        workers.start(first)
+        assert workers.wait(60) == [(first, None)]
+        [process] = workers.pids()
+        os.kill(process, signal.SIGKILL)
+        assert workers.wait(10) == []
+        assert workers.pids() == []
+        workers.start(second)
+        assert workers.wait(60) == [(second, None)]
+
+
+def test_a_run_is_not_given_to_an_idle_process_that_has_died(tmp_path: Path):
+    first, second = order(tmp_path, "first"), order(tmp_path, "second")
+    with ProcessWorkers(1) as workers:
+        workers.start(first)
+        assert workers.wait(60) == [(first, None)]
+        [process] = workers.pids()
+        os.kill(process, signal.SIGKILL)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        workers.start(second)
+        assert workers.wait(60) == [(second, None)]
+
+
 def test_a_run_that_is_stopped_is_closed_as_an_interrupted_one(tmp_path: Path):
     with ProcessWorkers(1) as workers:
         under_way = order(tmp_path, text=LONG)

@@ -64,3 +64,9 @@ def test_no_shared_client_gives_no_transfer(tmp_path):
     write_fake_run(tmp_path / "own", FakeRun(45, 65))
     write_fake_run(tmp_path / "global", FakeRun(45, 65, models=("global",)))
     assert transfer_measures(load(tmp_path / "own").accuracy, load(tmp_path / "global").accuracy) == {}
+
+
+@pytest.mark.parametrize("metric", ["wall_s", "host_cpu_s", "host_cpu_s_per_visit"])
+def test_host_seconds_are_of_no_better_direction(metric: str):
+    """Runs that share a past have the seconds of the one that made it, so a difference says little of the methods."""
+    assert METRICS[metric].higher_is_better is None

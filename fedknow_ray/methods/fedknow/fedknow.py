@@ -74,7 +74,8 @@ class FedKnow(Method):
     def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:
         """Return the settings that can have made a difference by then; before the first past task there are few."""
         settings = cast(FedKnowSettings, hyper)
-        if settings.variant == "authors_code":  # its pack net is trained from the first visit on
+        # the pack net is trained from the first visit on; what a subclass does when is not known here
+        if settings.variant == "authors_code" or cls is not FedKnow:
             return super().past_settings(hyper, task_index, finished=finished)
         names = settings.in_force(task_index, finished=finished)
         if not names:

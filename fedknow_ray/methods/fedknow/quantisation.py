@@ -45,7 +45,8 @@ def encode(w_P: Tensor, chosen_P: Tensor, layout: Sequence[TensorSlice], bits: i
         codes_P[tensor.start : tensor.stop] = (_codes(w_RC, scale_R, q) + q).to(torch.uint8).flatten()
         scales.append(scale_R)
     codes = codes_P[chosen_P]
-    return _pack_pairs(codes) if bits == 4 else codes, torch.cat(scales)
+    # a network may have no tensor with rows
+    return _pack_pairs(codes) if bits == 4 else codes, torch.cat([torch.empty(0), *scales])
 
 
 def decode(codes: Tensor, scales: Tensor, chosen_P: Tensor, layout: Sequence[TensorSlice], bits: int) -> Tensor:

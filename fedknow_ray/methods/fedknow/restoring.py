@@ -23,7 +23,7 @@ docs/decisions/0003.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import cast
 
@@ -75,19 +75,19 @@ class RestoringFedKnow(Method):
     def train(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
         """Train for the local epochs, the first one in second use where it is due."""
         memory = hear_past_tasks(learner, _memory(state), data, facts, self.settings)
-        tally, epochs, losses = Tally(), self.training.local_epochs, 0.0
+        tally, parts = Tally(), []
         notes: Mapping[str, float] = {}
-        if self._second_use_epochs(facts):
+        if second := self._second_use_epochs(facts):
             rule = self._second_use_rule(learner, state, data, tally)
-            losses += learner.train(data, 1, rule)
-            notes, epochs = _angle_notes(rule), epochs - 1
+            parts.append((second, learner.train(data, second, rule)))
+            notes = _angle_notes(rule)
             del rule
         past = self._past_tasks(memory, data)
-        if epochs:
-            losses += epochs * learner.train(data, epochs, self._main_rule(past, tally))
+        if epochs := self.training.local_epochs - second:
+            parts.append((epochs, learner.train(data, epochs, self._main_rule(past, tally))))
         return Outcome(
             memory,
-            losses / self.training.local_epochs,
+            _mean_loss(parts),
             # None, not 0, where no step was checked: a visit without past tasks is then FedAvg's in its row too
             tally.integrated_steps or None,
             tally.violated_steps if tally.integrated_steps else None,
@@ -209,6 +209,13 @@ class RestoringFedKnow(Method):
         choosing = MEASURING_ROWS * measures_gradients(settings.selection, facts.task_index, settings.signature_tasks)
         projecting = self._constraints(facts) + 1 + (settings.integration == "preconditioned")
         return max(choosing, 0 if self._summing else projecting)
+
+
+def _mean_loss(parts: Sequence[tuple[int, float]]) -> float:
+    """Return the mean loss over epochs of parts (epochs, mean loss); that of one part to the bit."""
+    if len(parts) == 1:
+        return parts[0][1]
+    return sum(epochs * loss for epochs, loss in parts) / sum(epochs for epochs, _ in parts)
 
 
 def _all_heads(memory: FedKnowMemory, data: TaskData, past: PastTasks) -> tuple[NDArray[np.float32], ...] | None:

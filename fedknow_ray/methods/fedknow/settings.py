@@ -106,6 +106,16 @@ class FedKnowSettings(Hyperparameters):
     masks: Literal["overlapping", "disjoint"] = "overlapping"
     """Whether a weight may belong to the knowledge of more than one task."""
 
+    @model_validator(mode="after")
+    def _leave_room_for_disjoint_masks(self) -> FedKnowSettings:
+        """Refuse to give all weights to the first task where no weight may belong to two."""
+        if self.masks == "disjoint" and self.retained_fraction == 1 and self.variant != "authors_code":
+            raise ValueError(
+                "masks: disjoint with retained_fraction 1 leaves no weight to a second task; lower retained_fraction, "
+                "for example to 0.1, or use masks: overlapping"
+            )
+        return self
+
     @property
     def label_temperature(self) -> float:
         """The temperature at which the student meets the labels: hard ones have none."""

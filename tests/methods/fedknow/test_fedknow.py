@@ -13,6 +13,7 @@ from fedknow_ray.federation.visit import VisitKind
 from fedknow_ray.methods.fedknow.authors_code import AuthorsCodeFedKnow
 from fedknow_ray.methods.fedknow.fedknow import VARIANTS, FedKnow
 from fedknow_ray.methods.fedknow.restoring import RestoringFedKnow
+from fedknow_ray.methods.fedknow.settings import FedKnowSettings
 
 STAGES = 6  # three tasks
 FEDAVG = {"method": "fedknow_ray.methods.fedavg.FedAvg"}
@@ -168,3 +169,14 @@ def test_a_run_goes_on_from_anothers_shared_past_as_from_its_own(pair: str, swap
     forked.go(range(shared, STAGES))
     assert forked.bits() == whole.bits()
     assert [*start.rows, *forked.rows] == whole.rows
+
+
+def test_a_subclass_has_a_past_of_its_own_from_the_start():
+    """It may train otherwise than FedKNOW does, from the first visit on."""
+
+    class Mine(FedKnow):
+        """As a plugin would have it."""
+
+    said = Mine.past_settings(FedKnowSettings(), 0, finished=False)
+    assert said["method"].endswith("Mine")
+    assert said["integration"] == "sum"

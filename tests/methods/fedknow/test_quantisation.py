@@ -87,3 +87,10 @@ def test_a_row_too_small_for_a_scale_of_float32_becomes_zero():
 def test_other_bits_are_refused(bits: int):
     with pytest.raises(ValueError, match=f"4 or 8 bits, got {bits}"):
         encode(torch.zeros(11), PRUNABLE, LAYOUT, bits)
+
+
+def test_a_network_without_rows_has_no_codes_and_no_scales():
+    layout = (TensorSlice("scale", 0, (3,)),)
+    codes, scales = encode(torch.ones(3), torch.zeros(3, dtype=torch.bool), layout, 4)
+    assert (codes.numel(), scales.numel()) == (0, 0)
+    assert decode(codes, scales, torch.zeros(3, dtype=torch.bool), layout, 4).tolist() == [0.0, 0.0, 0.0]

@@ -137,3 +137,9 @@ def test_by_the_time_of_enough_tasks_all_but_the_variant_is_in_force():
     settings = FedKnowSettings(second_use="on_receive", signature_tasks=1)
     fields = FedKnowSettings.model_fields.keys()
     assert fields - settings.in_force(2, finished=True) == {"variant", "violation_test"}
+
+
+def test_disjoint_masks_leave_room_for_a_second_task():
+    with pytest.raises(ValueError, match="leaves no weight to a second task; lower retained_fraction"):
+        FedKnowSettings(masks="disjoint")
+    assert FedKnowSettings(masks="disjoint", retained_fraction=0.5).retained_fraction == 0.5
