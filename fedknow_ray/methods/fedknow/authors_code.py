@@ -34,7 +34,6 @@ With one task the federated model is FedAvg's to the bit, since the pack net dra
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -47,11 +46,12 @@ from fedknow_ray.methods.fedknow.authors_rules import (
     RepPhaseRule,
     StepCounts,
     Teacher,
+    cut_projection_items,
     distilling_items,
-    projection_items,
 )
 from fedknow_ray.methods.fedknow.packnet import OWNER_BYTES, PackNet, Schedule, pack_bytes, plan_packing, train_pack
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
+from fedknow_ray.methods.fedknow.teaching import logits_of
 from fedknow_ray.methods.learner import Learner, cross_entropy_rule
 from fedknow_ray.methods.method import ClientState, Method, Outcome, Plan, TaskData, VisitFacts
 from fedknow_ray.models.footprint import FLOAT_BYTES
@@ -143,7 +143,7 @@ class AuthorsCodeFedKnow(Method):
         """Return the memory with what the past models say of this task's images: at the first visit, kept after it."""
         if memory.labelled_task == facts.task_index or not facts.task_index:
             return memory
-        logits = [_logits(learner, data, learner.network, _past_head(data))]
+        logits = [logits_of(learner, data, learner.network, _past_head(data))]
         if memory.pack is not None:
             logits += [_teacher_logits(learner, data, memory.pack, i) for i in range(self._constraints(facts) - 1)]
         return replace(memory, labelled_task=facts.task_index, logits_NC=tuple(logits))
@@ -172,7 +172,7 @@ class AuthorsCodeFedKnow(Method):
         for n in self.costs.batches(facts.images):
             step += [self.costs.backward("restore", n, facts.task_index * facts.classes)]
             step += [self.costs.backward("restore", n, facts.classes)] * (constraints - 1)
-            step += projection_items(self.costs, constraints)
+            step += cut_projection_items(self.costs, constraints)
         return repeat(step, epochs)
 
     def _peak_bytes(self, facts: VisitFacts) -> int:
@@ -206,15 +206,6 @@ def _teachers(memory: AuthorsCodeMemory, data: TaskData) -> list[Teacher]:
     return [Teacher(logits, head) for logits, head in zip(memory.logits_NC, heads, strict=False)]
 
 
-def _logits(learner: Learner, data: TaskData, features: Callable[[Tensor], Tensor], head_CF: Tensor) -> Tensor:
-    """Return the logits (N, C) of all of the task's images."""
-
-    def model(x_NCHW: Tensor) -> Tensor:
-        return torch.addmm(head_CF[:, -1], features(x_NCHW), head_CF[:, :-1].T)
-
-    return learner.forward_batches(data.images_NHWC, "teach", len(head_CF), model)
-
-
 def _teacher_logits(learner: Learner, data: TaskData, pack: PackNet, task: int) -> Tensor:
     network = learner.network
     weights = network.as_tensors(pack.teacher_P(task))
@@ -223,4 +214,4 @@ def _teacher_logits(learner: Learner, data: TaskData, pack: PackNet, task: int) 
     def features(x_NCHW: Tensor) -> Tensor:
         return network.call_with(weights, pack.statistics_B, x_NCHW)
 
-    return _logits(learner, data, features, pack.heads_RF[task])
+    return logits_of(learner, data, features, pack.heads_RF[task])

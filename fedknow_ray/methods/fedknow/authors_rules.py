@@ -68,7 +68,7 @@ def distilling_items(costs: StepCosts, n: int, classes: int) -> list[WorkItem]:
     return [costs.forward("distil", n, 0), costs.backward("distil", n, classes)]
 
 
-def projection_items(costs: StepCosts, constraints: int) -> list[WorkItem]:
+def cut_projection_items(costs: StepCosts, constraints: int) -> list[WorkItem]:
     """Return the work of one projection and of cutting the norm, both counted whether needed or not."""
     return [integration_work(costs, constraints), costs.passes("integrate", CLIP_PASSES)]
 
@@ -114,7 +114,7 @@ class RepPhaseRule:
             backward_into(network, z_NF, dz_NF, self._buffer[row])
             learner.log.add(costs.backward("restore", n, len(teacher.head_CF)))
         project(self._buffer, network.grad, self.settings, self.counts)
-        for item in projection_items(costs, len(self.teachers)):
+        for item in cut_projection_items(costs, len(self.teachers)):
             learner.log.add(item)
         return loss
 

@@ -6,6 +6,8 @@ statistics. Its word is a probability for each class of its task, softened by th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,12 +26,20 @@ def labels_of(learner: Learner, knowledge: Knowledge, data: TaskData, settings: 
     weights = network.as_tensors(restore_weights(knowledge, network.P, network.layout))
     learner.log.add(learner.costs.passes("teach", 1))
 
-    def logits(x_NCHW: Tensor) -> Tensor:
-        z_NF = network.call_with(weights, knowledge.statistics, x_NCHW)
-        return torch.addmm(head_RF[:, -1], z_NF, head_RF[:, :-1].T)
+    def features(x_NCHW: Tensor) -> Tensor:
+        return network.call_with(weights, knowledge.statistics, x_NCHW)
 
-    logits_NR = learner.forward_batches(data.images_NHWC, "teach", len(head_RF), logits)
+    logits_NR = logits_of(learner, data, features, head_RF)
     return soft_labels(logits_NR, settings.temperature) if settings.labels == "soft" else hard_labels(logits_NR)
+
+
+def logits_of(learner: Learner, data: TaskData, features: Callable[[Tensor], Tensor], head_CF: Tensor) -> Tensor:
+    """Return the logits (N, C) that features and head rows (C, F + 1) give all of the task's images."""
+
+    def model(x_NCHW: Tensor) -> Tensor:
+        return torch.addmm(head_CF[:, -1], features(x_NCHW), head_CF[:, :-1].T)
+
+    return learner.forward_batches(data.images_NHWC, "teach", len(head_CF), model)
 
 
 def plan_labelling(costs: StepCosts, facts: VisitFacts, tasks: int) -> Work:
