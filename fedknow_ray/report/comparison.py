@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fedknow_ray.report.comparison_numbers import comparison_table, compute, summary
 from fedknow_ray.report.comparison_page import render_comparison
 from fedknow_ray.results import write_atomically
 from fedknow_ray.results.comparison import Comparison
+from fedknow_ray.results.store import to_parquet
 
 TABLE_FILE, CSV_FILE, PAGE_FILE = "comparison.parquet", "comparison.csv", "comparison.html"
 
@@ -29,7 +29,7 @@ def write_comparison(comparison: Comparison) -> Path:
     """
     numbers = compute(comparison)
     table = comparison_table(numbers)
-    write_atomically(comparison.path / TABLE_FILE, _parquet(table))
+    write_atomically(comparison.path / TABLE_FILE, to_parquet(table))
     write_atomically(comparison.path / CSV_FILE, _csv(table))
     page = comparison.path / PAGE_FILE
     write_atomically(page, render_comparison(numbers).encode())
@@ -45,12 +45,6 @@ def summarise_comparison(comparison: Comparison) -> dict[str, Any]:
     folder = comparison.path
     paths = {"table": TABLE_FILE, "csv": CSV_FILE, "page": PAGE_FILE}
     return summary(compute(comparison)) | {name: str(folder / file) for name, file in paths.items()}
-
-
-def _parquet(table: pa.Table) -> memoryview:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return memoryview(sink.getvalue())
 
 
 def _csv(table: pa.Table) -> bytes:

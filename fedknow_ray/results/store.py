@@ -181,7 +181,7 @@ class ResultStore:
             if not pending and table not in self._unwritten:
                 continue
             whole = self.table(table)
-            write_atomically(self._path / f"{table}.parquet", _to_parquet(whole))
+            write_atomically(self._path / f"{table}.parquet", to_parquet(whole))
             # one assignment each, new list first: Ctrl-C in between must not leave rows that would be written twice
             self._pending[table], self._tables[table] = [], whole
             self._unwritten.discard(table)
@@ -200,7 +200,8 @@ def _to_arrow(table: str, rows: list[Row]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _to_parquet(table: pa.Table) -> memoryview:
+def to_parquet(table: pa.Table) -> memoryview:
+    """Return a table as the bytes of a Parquet file (zstd)."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return memoryview(sink.getvalue())
