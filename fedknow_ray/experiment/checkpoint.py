@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import UserError
+from fedknow_ray.experiment.differences import differences
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.executor import Saved
 from fedknow_ray.federation.scheduler import SchedulerState
@@ -78,9 +79,9 @@ class Checkpoint:
         Raises:
             CheckpointError: with each difference.
         """
-        differences = list(_differences(dict(self.past), past_of(config, self.state.boundary)))
-        if differences:
-            lines = "\n".join(f"  {line}" for line in differences)
+        differing = _differing_lines(self.past, past_of(config, self.state.boundary))
+        if differing:
+            lines = "\n".join(f"  {line}" for line in differing)
             raise CheckpointError(
                 f"{self.path} ({self.state.boundary}) is of another past than this config:\n{lines}\n"
                 "start from a checkpoint with these settings, or from the beginning"
@@ -92,9 +93,9 @@ class Checkpoint:
         Raises:
             CheckpointError: with each difference.
         """
-        differences = list(_differences(dict(self.made_with), dict(made_with)))
-        if differences:
-            lines = "\n".join(f"  {line}" for line in differences)
+        differing = _differing_lines(self.made_with, made_with)
+        if differing:
+            lines = "\n".join(f"  {line}" for line in differing)
             raise CheckpointError(
                 f"{self.path} was saved with other data or by other code:\n{lines}\nstart from the beginning"
             )
@@ -258,11 +259,7 @@ def _canonical(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _differences(there: object, here: object, key: str = "") -> Iterator[str]:
-    """Yield "KEY: VALUE there, VALUE here" for each leaf in which two trees of plain values differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for name in sorted({*there, *here}):
-            inner = f"{key}.{name}" if key else name
-            yield from _differences(there.get(name, "nothing"), here.get(name, "nothing"), inner)
-    elif there != here:
-        yield f"{key}: {there} there, {here} here"
+def _differing_lines(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Return "KEY: VALUE there, VALUE here" for each leaf in which two trees of plain values differ, by key."""
+    found = sorted(differences(dict(there), dict(here), absent="nothing"), key=lambda each: each.key.split("."))
+    return [f"{each.key}: {each.there} there, {each.here} here" for each in found]

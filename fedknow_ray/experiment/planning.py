@@ -7,13 +7,13 @@ this call: a run that has been made and does not have that config is refused, so
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import RunDirectoryError, UserError
+from fedknow_ray.experiment.differences import differences
 from fedknow_ray.experiment.grid import Grid, RunId, run_folder
 from fedknow_ray.results import load, write_atomically
 from fedknow_ray.results.comparison import PLAN_FILE, PLAN_VERSION, Case, Plan, load_comparison
@@ -123,25 +123,19 @@ def refuse_other_configs(folders: Mapping[RunId, Path], configs: Mapping[RunId, 
     Raises:
         RunDirectoryError: with the runs that differ, and in which keys.
     """
-    differences = {
-        run: list(_differences(load(folders[run]).config, config.to_dict()))
+    differing = {
+        run: [
+            f"{key} is {there} there, {here} here"
+            for key, there, here in differences(load(folders[run]).config, config.to_dict(), absent="absent")
+        ]
         for run, config in configs.items()
         if is_made(folders[run])
     }
-    lines = [f"  {run}: {'; '.join(found[:_MOST_SHOWN])}" for run, found in differences.items() if found]
+    lines = [f"  {run}: {'; '.join(found[:_MOST_SHOWN])}" for run, found in differing.items() if found]
     if lines:
         more = [f"  and {len(lines) - _MOST_SHOWN} more"] if len(lines) > _MOST_SHOWN else []
         told = "\n".join(["runs that are there were made with another config:", *lines[:_MOST_SHOWN], *more])
         raise RunDirectoryError(f"{told}\ngive the config and the --set of the first call, or another --out")
-
-
-def _differences(there: Any, here: Any, key: str = "") -> Iterator[str]:
-    """Yield "KEY is A there, B here" for each leaf in which two trees of plain values differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for name in [*here, *(name for name in there if name not in here)]:
-            yield from _differences(there.get(name, "absent"), here.get(name, "absent"), f"{key}.{name}".strip("."))
-    elif there != here:
-        yield f"{key} is {there} there, {here} here"
 
 
 def _baseline(cases: Sequence[Case], asked: str | None, earlier: Plan | None) -> str:
