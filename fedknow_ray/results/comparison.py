@@ -7,7 +7,7 @@ is there first; a run is finished if it has a summary, whatever else its directo
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,11 @@ class Plan(BaseModel):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison's folder and its plan; runs are opened when they are asked for."""
+    """A comparison's folder and its plan; a run is opened when it is first asked for, and kept."""
 
     path: Path
     plan: Plan
+    _opened: dict[Path, Run] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def is_finished(self, case: Case, seed: int) -> bool:
         """Return whether the run of a case and seed is there and finished."""
@@ -92,7 +93,12 @@ class Comparison:
         Raises:
             RunDirectoryError: if the run says that it finished, and a file of it is missing or broken.
         """
-        return load(self.path / case.runs[seed]) if self.is_finished(case, seed) else None
+        if not self.is_finished(case, seed):
+            return None
+        folder = self.path / case.runs[seed]
+        if folder not in self._opened:
+            self._opened[folder] = load(folder)
+        return self._opened[folder]
 
 
 def load_comparison(path: str | Path) -> Comparison:
