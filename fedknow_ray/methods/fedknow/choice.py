@@ -21,8 +21,7 @@ from torch import Tensor
 
 from fedknow_ray.methods.costs import StepCosts, repeat
 from fedknow_ray.methods.fedknow.extractor import Knowledge
-from fedknow_ray.methods.fedknow.past_tasks import backward_into
-from fedknow_ray.methods.fedknow.restorer import distillation_logit_gradient
+from fedknow_ray.methods.fedknow.past_tasks import backward_into, logit_gradient
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
 from fedknow_ray.methods.fedknow.signature import choose_without_gradients, distance, farthest, measures_gradients
 from fedknow_ray.methods.fedknow.teaching import labels_of
@@ -87,5 +86,4 @@ def _distances(
 
 def _pull(z_NF: Tensor, head_RF: Tensor, labels_NR: Tensor, settings: FedKnowSettings) -> Tensor:
     with torch.no_grad():
-        logits_NR = torch.addmm(head_RF[:, -1], z_NF, head_RF[:, :-1].T)
-        return distillation_logit_gradient(logits_NR, labels_NR, settings.label_temperature) @ head_RF[:, :-1]
+        return logit_gradient(z_NF, head_RF, labels_NR, settings) @ head_RF[:, :-1]

@@ -57,8 +57,7 @@ class PastTasks:
         """Return dz (k, N, F); notes the gradient of the head rows where these are trained."""
         with torch.no_grad():
             labels_kNR = self._labels_kNR[:, torch.from_numpy(indices)]
-            logits_kNR = z_NF @ self._heads_kRF[:, :, :-1].transpose(1, 2) + self._heads_kRF[:, None, :, -1]
-            d_logits_kNR = distillation_logit_gradient(logits_kNR, labels_kNR, self.settings.label_temperature)
+            d_logits_kNR = logit_gradient(z_NF, self._heads_kRF, labels_kNR, self.settings)
             if self._grad_kRF is not None:
                 self._grad_kRF[:, :, :-1] = d_logits_kNR.transpose(1, 2) @ z_NF
                 self._grad_kRF[:, :, -1] = d_logits_kNR.sum(1)
@@ -75,6 +74,12 @@ class PastTasks:
         if self._optimizer is None:
             return None
         return [head_RF.numpy().copy() for head_RF in self._heads_kRF]
+
+
+def logit_gradient(z_NF: Tensor, head_RF: Tensor, labels_NR: Tensor, settings: FedKnowSettings) -> Tensor:
+    """Return the gradient (N, R) of a past task's loss for its logits; (k, N, R) for k heads (k, R, F + 1) at once."""
+    logits_NR = z_NF @ head_RF[..., :-1].transpose(-1, -2) + head_RF[..., None, :, -1]
+    return distillation_logit_gradient(logits_NR, labels_NR, settings.label_temperature)
 
 
 def backward_into(network: FlatNetwork, z_NF: Tensor, dz_NF: Tensor, out_P: Tensor) -> None:
