@@ -61,13 +61,19 @@ def test_a_process_that_dies_fails_its_run_alone(tmp_path: Path):
         assert workers.wait(60) == [(after, None)]
 
 
+def kill_idle(workers: ProcessWorkers, first: RunOrder) -> int:
+    """Have a process make a run, and kill it when it has none left; returns its id."""
+    workers.start(first)
+    assert workers.wait(60) == [(first, None)]
+    [process] = workers.pids()
+    os.kill(process, signal.SIGKILL)
+    return process
+
+
 def test_an_idle_process_that_dies_is_replaced(tmp_path: Path):
-    first, second = order(tmp_path, "first"), order(tmp_path, "second")
+    second = order(tmp_path, "second")
     with ProcessWorkers(2) as workers:
-        workers.start(first)
-        assert workers.wait(60) == [(first, None)]
-        [process] = workers.pids()
-        os.kill(process, signal.SIGKILL)
+        kill_idle(workers, order(tmp_path, "first"))
         assert workers.wait(10) == []
         assert workers.pids() == []
         workers.start(second)
@@ -75,12 +81,9 @@ def test_an_idle_process_that_dies_is_replaced(tmp_path: Path):
 
 
 def test_a_run_is_not_given_to_an_idle_process_that_has_died(tmp_path: Path):
-    first, second = order(tmp_path, "first"), order(tmp_path, "second")
+    second = order(tmp_path, "second")
     with ProcessWorkers(1) as workers:
-        workers.start(first)
-        assert workers.wait(60) == [(first, None)]
-        [process] = workers.pids()
-        os.kill(process, signal.SIGKILL)
+        process = kill_idle(workers, order(tmp_path, "first"))
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
         workers.start(second)
         assert workers.wait(60) == [(second, None)]
