@@ -59,9 +59,9 @@ class DeviceUse:
 
 @dataclass(frozen=True)
 class IntegrationUse:
-    """Steps of one task's training visits whose gradient was checked, and what came of it; None where not known.
+    """Steps of one task whose gradient was checked against past tasks, and what came of it; None where not known.
 
-    Steps of refine visits are left out; a task in which only these checked any has 0.
+    Steps in second use are checked against no past task; a task that has only these has 0.
     """
 
     task_index: int
@@ -159,11 +159,13 @@ def _use_of(run: Run, device: str) -> DeviceUse:
 
 
 def integration_by_task(run: Run) -> list[IntegrationUse]:
-    """Return the counts for each task in which a visit integrated any step, in order."""
+    """Return the counts for each task in which steps were integrated, with past tasks or in second use, in order."""
     checked = run.visits.filter(pc.fill_null(pc.greater(run.visits["integrated_steps"], 0), False))
     trained = checked.filter(pc.equal(checked["kind"], "train"))
     figures = _method_figures(run)
-    return [_integration_of(task, trained, figures) for task in sorted(checked["task_index"].unique().to_pylist())]
+    in_second_use = {figure["task_index"] for figure in figures if figure.get("second_use_steps")}
+    tasks = in_second_use.union(trained["task_index"].to_pylist())
+    return [_integration_of(task, trained, figures) for task in sorted(tasks)]
 
 
 def _integration_of(task_index: int, trained: pa.Table, figures: list[dict[str, Any]]) -> IntegrationUse:

@@ -132,16 +132,15 @@ def figures(kind, **values):
     return EventRow(1.0, "method_figures", 0, json.dumps({"task_index": 1, "round_index": 0, "kind": kind, **values}))
 
 
-def test_integration_counts_training_visits_alone(tmp_path):
-    """A refine visit gives its cosine, and the end of a task its loss and shares, but no step."""
+def test_integration_counts_steps_against_past_tasks_alone(tmp_path):
+    """A second use gives its cosine, and the end of a task its loss and shares, but no step."""
     steps = dataclasses.replace(VISIT, task_index=1, integrated_steps=10, violated_steps=4)
     store = ResultStore(new_directory(tmp_path))
     store.append(
         [
             steps,
-            dataclasses.replace(steps, kind="refine", integrated_steps=5, violated_steps=5),
             figures("train", violated_after_steps=3.0),
-            figures("refine", violated_after_steps=2.0, own_gradient_cosine=0.25),
+            figures("refine", second_use_steps=5.0, second_use_violated_after_steps=2.0, own_gradient_cosine=0.25),
             figures("finish_task", knowledge_loss=0.5, **{"kept_share/a.weight": 0.1}),
         ]
     )
@@ -150,11 +149,11 @@ def test_integration_counts_training_visits_alone(tmp_path):
     assert integration_by_task(load(tmp_path)) == [use]
 
 
-def test_task_in_which_only_refine_visits_integrated_has_no_steps(tmp_path):
+def test_a_task_with_second_use_alone_has_no_steps(tmp_path):
     store = ResultStore(new_directory(tmp_path))
-    store.append([VISIT, dataclasses.replace(VISIT, kind="refine", integrated_steps=5, violated_steps=5)])
+    store.append([VISIT, figures("train", second_use_steps=5.0, own_gradient_cosine=0.25)])
     store.flush()
-    assert integration_by_task(load(tmp_path)) == [IntegrationUse(0, 0, 0, None, None, None)]
+    assert integration_by_task(load(tmp_path)) == [IntegrationUse(1, 0, 0, None, 0.25, None)]
 
 
 def test_round_bytes_follow_the_rounds(tiny_run):

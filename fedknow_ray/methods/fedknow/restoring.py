@@ -24,7 +24,6 @@ docs/decisions/0003.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import cast
 
 import numpy as np
@@ -78,9 +77,9 @@ class RestoringFedKnow(Method):
         tally, parts = Tally(), []
         notes: Mapping[str, float] = {}
         if second := self._second_use_epochs(facts):
-            rule = self._second_use_rule(learner, state, data, tally)
+            rule = self._second_use_rule(learner, state, data)
             parts.append((second, learner.train(data, second, rule)))
-            notes = _angle_notes(rule)
+            notes = rule.notes()
             del rule
         past = self._past_tasks(memory, data)
         if epochs := self.training.local_epochs - second:
@@ -88,7 +87,7 @@ class RestoringFedKnow(Method):
         return Outcome(
             memory,
             _mean_loss(parts),
-            # None, not 0, where no step was checked: a visit without past tasks is then FedAvg's in its row too
+            # None, not 0, where none was checked: a visit without past tasks is then FedAvg's in its row too
             tally.integrated_steps or None,
             tally.violated_steps if tally.integrated_steps else None,
             {**notes, **self._update_notes(tally)},
@@ -123,11 +122,9 @@ class RestoringFedKnow(Method):
 
     def refine(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
         """Train the aggregate for one epoch, constrained by the own model that went into it."""
-        tally = Tally()
-        rule = self._second_use_rule(learner, state, data, tally)
+        rule = self._second_use_rule(learner, state, data)
         loss = learner.train(data, 1, rule)
-        notes = {**_angle_notes(rule), "violated_after_steps": float(tally.violated_after_steps)}
-        return Outcome(_memory(state), loss, tally.integrated_steps, tally.violated_steps, notes)
+        return Outcome(_memory(state), loss, notes=rule.notes())
 
     def plan_refine(self, facts: VisitFacts) -> Plan:
         """Return the work of that epoch."""
@@ -144,12 +141,12 @@ class RestoringFedKnow(Method):
         """One epoch if the client has a model of its own *of this task*: the constraint is of this task's loss."""
         return int(self.settings.second_use in ("on_receive", "displacement") and facts.trained_this_task)
 
-    def _second_use_rule(self, learner: Learner, state: ClientState, data: TaskData, tally: Tally) -> SecondUseRule:
+    def _second_use_rule(self, learner: Learner, state: ClientState, data: TaskData) -> SecondUseRule:
         assert state.own_S is not None, "the scheduler orders a second use only after a training visit"
         own_S, P = torch.tensor(state.own_S), learner.network.P
         head_RF = torch.tensor(state.head_CF[data.rows.start : data.rows.stop])
         displacement = self.settings.second_use == "displacement"
-        return SecondUseRule(own_S[:P], own_S[P:], head_RF, self.settings.margin, displacement, tally)
+        return SecondUseRule(own_S[:P], own_S[P:], head_RF, self.settings.margin, displacement)
 
     def _past_tasks(self, memory: FedKnowMemory, data: TaskData) -> PastTasks | None:
         if not memory.labels_NC:
@@ -236,9 +233,3 @@ def _kept_notes(learner: Learner, knowledge: Knowledge) -> dict[str, float]:
     network = learner.network
     shares = kept_share_per_layer(restore_mask(knowledge, network.P), network.layout)
     return {f"kept_share/{name}": share for name, share in shares.items()}
-
-
-def _angle_notes(rule: SecondUseRule) -> Mapping[str, float]:
-    """Return the mean norm of g_b and the mean cosine between g and g_b, where there is one."""
-    notes = {"own_gradient_norm": fmean(rule.norms)}
-    return {**notes, "own_gradient_cosine": fmean(rule.cosines)} if rule.cosines else notes

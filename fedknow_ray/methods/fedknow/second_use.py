@@ -11,6 +11,7 @@ The first is the paper's, the second needs no further pass. Both last for one ep
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -42,7 +43,8 @@ def second_use_items(costs: StepCosts, n: int, classes: int, *, displacement: bo
 class SecondUseRule:
     """Integrates the batch's gradient with the constraint of the client's own model.
 
-    *own_P*, *own_B*, *own_head_RF*: that model. Norms of the constraint and its cosines with g are kept for the notes.
+    *own_P*, *own_B*, *own_head_RF*: that model. Norms of the constraint and its cosines with g are kept for the notes;
+    *tally* counts its steps by themselves, for they are checked against no past task.
     """
 
     own_P: Tensor
@@ -50,7 +52,7 @@ class SecondUseRule:
     own_head_RF: Tensor
     margin: float
     displacement: bool
-    tally: Tally
+    tally: Tally = field(default_factory=Tally)
     norms: list[float] = field(default_factory=list)
     cosines: list[float] = field(default_factory=list)
     _buffer: Tensor | None = None
@@ -74,6 +76,17 @@ class SecondUseRule:
         self._note_angle(self._buffer)
         integrate_into(learner, self._buffer, self.margin, self.tally)
         return loss
+
+    def notes(self) -> dict[str, float]:
+        """Return the counts of the steps, the mean norm of the constraint and, where there is one, its mean cosine
+        with g."""
+        counts = {
+            "second_use_steps": float(self.tally.integrated_steps),
+            "second_use_violated_steps": float(self.tally.violated_steps),
+            "second_use_violated_after_steps": float(self.tally.violated_after_steps),
+        }
+        angles = {"own_gradient_norm": fmean(self.norms)}
+        return {**counts, **angles, **({"own_gradient_cosine": fmean(self.cosines)} if self.cosines else {})}
 
     def _start(self, learner: Learner) -> Tensor:
         """Return the buffer (2, P) of the gradient and the constraint; the displacement is there from the start."""

@@ -24,7 +24,13 @@ from fedknow_ray.seeding import stream
 
 PAPER: dict[str, Any] = {"variant": "paper"}
 INTEGRATIONS = ("projection", "preconditioned", "sum_then_projection", "sum", "feature_projection")
-ANGLES = {"own_gradient_norm", "own_gradient_cosine", "violated_after_steps"}
+SECOND_USE = {
+    "second_use_steps",
+    "second_use_violated_steps",
+    "second_use_violated_after_steps",
+    "own_gradient_norm",
+    "own_gradient_cosine",
+}
 
 
 def trained(bench: Bench, task_index: int = 0, **where: Any) -> VisitReport:
@@ -57,25 +63,36 @@ def test_the_first_visit_of_a_task_has_no_second_use():
     """The own model is then of another task, whose loss it was trained for."""
     bench = Bench("fedknow", PAPER)
     trained(bench)
-    assert trained(bench, round_index=0).integrated_steps is None
+    assert trained(bench, round_index=0).notes == {}
 
 
 @pytest.mark.parametrize("second_use", ["on_receive", "displacement"])
 def test_second_use_is_one_epoch_of_a_later_visit(second_use: str):
-    """20 images in batches of 8: three steps, and no past task is there in the first task."""
+    """20 images in batches of 8: three steps, which are checked against no past task."""
     bench = Bench("fedknow", {"second_use": second_use})
     trained(bench)
     bench.broadcast.features_S[:] *= 0.5  # an aggregate that is not the own model
     report = trained(bench, round_index=1, trained=True)
-    assert report.integrated_steps == 3
-    assert report.notes.keys() == ANGLES
+    assert report.notes.keys() == SECOND_USE
+    assert report.notes["second_use_steps"] == 3
+    assert (report.integrated_steps, report.violated_steps) == (None, None)
+
+
+def test_second_use_and_past_tasks_are_counted_apart():
+    """Three steps of the first epoch, three of the second."""
+    bench = Bench("fedknow", PAPER)
+    through(bench, 1)
+    trained(bench, 1)
+    report = trained(bench, 1, round_index=1, trained=True)
+    assert (report.notes["second_use_steps"], report.integrated_steps) == (3, 3)
 
 
 def test_a_single_local_epoch_is_all_second_use():
     bench = Bench("fedknow", PAPER, training(local_epochs=1))
     through(bench, 1)
     trained(bench, 1)
-    assert trained(bench, 1, round_index=1, trained=True).integrated_steps == 3
+    report = trained(bench, 1, round_index=1, trained=True)
+    assert (report.notes["second_use_steps"], report.integrated_steps) == (3, None)
 
 
 def test_second_use_is_an_epoch_of_the_gradient_with_the_own_constraint(seen: list[Tensor]):
@@ -146,8 +163,8 @@ def test_refining_changes_the_own_model_and_sends_nothing():
     before = bench.state().own_S
     _, update, report = bench.visit(VisitKind.REFINE, trained=True)
     assert update is None
-    assert report.integrated_steps == 3
-    assert report.notes.keys() == ANGLES
+    assert report.notes["second_use_steps"] == 3
+    assert report.notes.keys() == SECOND_USE
     assert not np.array_equal(bench.state().own_S, before)
 
 

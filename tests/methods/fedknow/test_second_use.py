@@ -10,7 +10,7 @@ from twins import batch_of, logits_of
 from workbench import CLASSES, DRY, NORMED, TINY, flat_gradient, make_learner, steps_of, twin_of
 
 from fedknow_ray.methods.fedknow.integrator import integrate
-from fedknow_ray.methods.fedknow.rules import Tally, integration_work
+from fedknow_ray.methods.fedknow.rules import integration_work
 from fedknow_ray.methods.fedknow.second_use import SecondUseRule
 from fedknow_ray.methods.learner import Learner
 from fedknow_ray.models.catalogue import ModelSpec
@@ -20,7 +20,7 @@ def second_use_rule(learner: Learner, *, seed: int = 9, displacement: bool = Fal
     own = make_learner(NORMED if learner.network.B else DRY, seed=seed).network
     state_S = torch.tensor(own.state())
     head_RF = torch.tensor(own.head_rows())
-    return SecondUseRule(state_S[: own.P], state_S[own.P :], head_RF, 0.0, displacement, Tally())
+    return SecondUseRule(state_S[: own.P], state_S[own.P :], head_RF, 0.0, displacement)
 
 
 @pytest.mark.parametrize("spec", [TINY, NORMED], ids=lambda spec: spec.name)
@@ -60,7 +60,7 @@ def test_from_the_own_model_its_gradient_constrains_nothing(seen: list[Tensor]):
     learner = make_learner(TINY)
     learner.network.features.train()
     state_S = torch.tensor(learner.network.state())
-    rule = SecondUseRule(state_S, torch.empty(0), learner.network.head.clone(), 0.0, False, Tally())
+    rule = SecondUseRule(state_S, torch.empty(0), learner.network.head.clone(), 0.0, False)
     rule(learner, batch_of(learner))
     assert rule.cosines == pytest.approx([1.0], abs=1e-5)
     assert rule.norms == pytest.approx([float(seen[0][0].norm())], rel=1e-5)
@@ -103,7 +103,7 @@ def test_with_a_displacement_the_gradient_filled_leads_no_further_from_the_own_m
     rule = second_use_rule(learner, displacement=True)
     rule(learner, batch)
     g_P = seen[0][0]
-    rule = SecondUseRule(network.theta[: network.P] + g_P, rule.own_B, rule.own_head_RF, 0.0, True, Tally())
+    rule = SecondUseRule(network.theta[: network.P] + g_P, rule.own_B, rule.own_head_RF, 0.0, True)
     rule(learner, batch)
     assert rule.tally.violated_steps == 1
     assert rule.cosines == pytest.approx([-1.0], abs=1e-4)
@@ -115,7 +115,7 @@ def test_from_the_own_model_the_displacement_constrains_nothing(seen: list[Tenso
     """It is zero then: no cosine to note, and g' = g bit for bit."""
     learner = make_learner(DRY)
     state_S = torch.tensor(learner.network.state())
-    rule = SecondUseRule(state_S, torch.empty(0), learner.network.head.clone(), 0.0, True, Tally())
+    rule = SecondUseRule(state_S, torch.empty(0), learner.network.head.clone(), 0.0, True)
     rule(learner, batch_of(learner))
     assert (rule.norms, rule.cosines) == ([0.0], [])
     assert rule.tally.violated_steps == 0
