@@ -5,7 +5,7 @@
 #   sh benchmarks/fedknow_experiments.sh DATA OUT NAME...     DATA holds cifar100-*.parquet
 #   python benchmarks/comparison_rows.py OUT/FOLDER           prints a comparison's tables
 #
-# headline, ten_tasks, choice and variants each make a comparison OUT/NAME. The others add their cases to one, OUT/mini,
+# headline, ten_tasks, growth, choice and variants each make a comparison OUT/NAME. The others add their cases to one, OUT/mini,
 # so that they share FedAvg, local training and what their cases have in common with the others'.
 set -eu
 data=$1 out=$2
@@ -32,6 +32,10 @@ for name in "$@"; do
     ten_tasks)
         compare "$name" cifar100 --methods fedavg,fedknow --seeds 2 --set training.rounds_per_task=8 \
             --set training.precision=bfloat16 --set method.own_model=final
+        ;;
+    growth) # of the cost with the number of past tasks; nothing is learnt in one round
+        compare "$name" cifar100-mini --methods fedavg,fedknow --vary method.variant=tuned,paper --seeds 1 \
+            --set scenario.tasks=10 --set training.rounds_per_task=1
         ;;
     choice)
         compare "$name" cifar100-mini --methods fedknow --seeds 3 --set scenario.tasks=5 --set method.signature_tasks=2 \
