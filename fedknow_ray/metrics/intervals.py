@@ -6,7 +6,8 @@ With n values of mean m and sample standard deviation s (n - 1 in the denominato
 
 A difference of two methods is taken seed by seed, for the seeds that both have: what a seed does to both (the data that
 it deals, the start weights) cancels, so that the interval of the differences is narrower than that of either mean. It
-is called a win or a loss only if its interval excludes 0.
+is called a win or a loss only if its interval excludes 0 and it is of three seeds or more: two that agree to the last
+bit have an interval of width 0, and show nothing.
 
 Each interval stands alone. Of twenty comparisons between things that do not differ one is expected to exclude 0.
 """
@@ -23,6 +24,7 @@ from typing import Literal
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
+FEWEST_SEEDS_FOR_VERDICT = 3
 # Two ways of adding up the same numbers may differ by so much; a difference of that size in every seed is no win.
 _ROUNDING = 1e-12
 
@@ -78,7 +80,7 @@ def paired_difference(
 ) -> Difference | None:
     """Return the differences *values* minus *baseline*, both by seed; None where they have no seed in common.
 
-    *higher_is_better* says which direction is a win; None gives no verdict.
+    *higher_is_better* says which direction is a win; None gives no verdict. Fewer than three seeds show no difference.
     """
     seeds = tuple(sorted(values.keys() & baseline.keys()))
     if not seeds:
@@ -92,6 +94,6 @@ def _minus(value: float, baseline: float) -> float:
 
 
 def _verdict(interval: Interval, higher_is_better: bool) -> Verdict:
-    if not interval.excludes_zero:
+    if interval.n < FEWEST_SEEDS_FOR_VERDICT or not interval.excludes_zero:
         return "no difference shown"
     return "win" if (interval.mean > 0) == higher_is_better else "loss"

@@ -7,7 +7,7 @@ import shlex
 from collections import Counter
 from html import escape
 
-from fedknow_ray.metrics.intervals import Verdict
+from fedknow_ray.metrics.intervals import FEWEST_SEEDS_FOR_VERDICT, Verdict
 from fedknow_ray.report.comparison_figures import MOST_BANDS, learning_against_forgetting, lines_over_tasks
 from fedknow_ray.report.comparison_numbers import CHOICE, ComparisonNumbers
 from fedknow_ray.report.comparison_tables import (
@@ -70,8 +70,11 @@ def _warnings(numbers: ComparisonNumbers) -> str:
             f"<strong>{len(numbers.missing)} of {numbers.planned_runs} runs are missing.</strong> "
             "The figures are of the others; the missing ones are listed below."
         )
-    if len(plan.reporting_seeds) < 2:
-        said.append("<strong>One seed.</strong> There are no intervals, so that no difference can be shown.")
+    if len(plan.reporting_seeds) < FEWEST_SEEDS_FOR_VERDICT:
+        said.append(
+            f"<strong>{_many(len(plan.reporting_seeds), 'seed')}.</strong> A difference is called a win or a loss from "
+            f"{FEWEST_SEEDS_FOR_VERDICT} seeds up."
+        )
     if varied and not plan.choosing_seeds:
         said.append(
             "<strong>No seeds were set aside to choose settings on.</strong> Whoever picks the best of the "
@@ -95,7 +98,8 @@ def _summary(numbers: ComparisonNumbers) -> Section:
     counts = ", ".join(f"{verdicts[v]} {name}" for v, name in _VERDICT_NAMES.items() if verdicts[v]) or "nothing yet"
     text = (
         f"In average accuracy of the own model against <strong>{escape(numbers.plan.baseline)}</strong>: {counts}. "
-        "A difference is taken seed by seed; it is a win or a loss only if its 95 % interval (Student's t) excludes 0. "
+        "A difference is taken seed by seed; it is a win or a loss only if its 95 % interval (Student's t) excludes 0, from "
+        f"{FEWEST_SEEDS_FOR_VERDICT} seeds up. "
         "Differences are in points of accuracy."
     )
     if numbers.plan.choosing_seeds:

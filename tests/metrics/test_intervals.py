@@ -72,23 +72,31 @@ def test_small_but_steady_difference_is_a_win_though_the_means_overlap():
 
 
 def test_large_but_unsteady_difference_is_none_shown():
-    """Differences 1 and 9: 5 -/+ 50.8."""
-    assert paired_difference({1: 1, 2: 9}, {1: 0, 2: 0}, higher_is_better=True).verdict == "no difference shown"
+    """Differences 1, 5 and 9: 5 -/+ 4.302653 * 4 / sqrt(3) = -4.9 to 14.9."""
+    assert (
+        paired_difference({1: 1, 2: 5, 3: 9}, {1: 0, 2: 0, 3: 0}, higher_is_better=True).verdict
+        == "no difference shown"
+    )
 
 
-def test_one_pair_shows_no_difference():
-    assert paired_difference({1: 9.0}, {1: 0.0}, higher_is_better=True).verdict == "no difference shown"
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "no difference shown"), (2, "no difference shown"), (3, "win")])
+def test_equal_differences_are_a_win_from_three_seeds_up(seeds, verdict):
+    """Two differences that are equal to the bit have an interval of width 0, which excludes 0."""
+    values, baseline = (dict.fromkeys(range(seeds), value) for value in (0.75, 0.5))
+    assert paired_difference(values, baseline, higher_is_better=True).verdict == verdict
 
 
 @pytest.mark.parametrize(("higher_is_better", "verdict"), [(True, "loss"), (False, "win"), (None, None)])
 def test_verdict_depends_on_which_direction_is_better(higher_is_better, verdict):
-    less = paired_difference({1: 1.0, 2: 1.0}, {1: 2.0, 2: 2.0}, higher_is_better=higher_is_better)
+    less = paired_difference(
+        dict.fromkeys([1, 2, 3], 1.0), dict.fromkeys([1, 2, 3], 2.0), higher_is_better=higher_is_better
+    )
     assert less.verdict == verdict
 
 
 def test_last_bit_of_a_sum_is_no_win():
     assert 0.1 + 0.2 != 0.3
-    same = paired_difference({1: 0.1 + 0.2, 2: 0.1 + 0.2}, {1: 0.3, 2: 0.3}, higher_is_better=True)
+    same = paired_difference(dict.fromkeys([1, 2, 3], 0.1 + 0.2), dict.fromkeys([1, 2, 3], 0.3), higher_is_better=True)
     assert same.interval.mean == 0
     assert same.verdict == "no difference shown"
 

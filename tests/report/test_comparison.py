@@ -106,8 +106,8 @@ def test_page_lists_the_missing_runs(html):
 
 
 def test_page_counts_the_verdicts_against_the_baseline(comparison_of):
-    steady = {1: FakeRun(50, 60), 2: FakeRun(52, 62)}
-    page = page_of(comparison_of({"fedavg": {1: FakeRun(40, 60), 2: FakeRun(42, 62)}, "a": steady, "b": steady}))
+    steady = {seed: FakeRun(50, 60) for seed in (1, 2, 3)}
+    page = page_of(comparison_of({"fedavg": {seed: FakeRun(40, 60) for seed in steady}, "a": steady, "b": steady}))
     assert "against <strong>fedavg</strong>: 2 better." in page
 
 
@@ -119,8 +119,8 @@ def test_page_warns_of_settings_chosen_on_the_reported_seeds(comparison_of):
 
 
 def test_page_of_one_setting_a_method_does_not_warn(comparison_of):
-    two = {1: FakeRun(40, 60), 2: FakeRun(40, 60)}
-    assert "class='banner'" not in page_of(comparison_of({"fedavg": two, "fedknow": two}))
+    three = {seed: FakeRun(40, 60) for seed in (1, 2, 3)}
+    assert "class='banner'" not in page_of(comparison_of({"fedavg": three, "fedknow": three}))
 
 
 def test_page_says_whose_setting_is_not_chosen_yet(comparison_of):
@@ -128,9 +128,11 @@ def test_page_says_whose_setting_is_not_chosen_yet(comparison_of):
     assert "for want of runs: the setting of fedavg." in page_of(comparison_of(runs, choosing_seeds=(1,)))
 
 
-def test_page_of_one_seed_says_that_nothing_can_be_shown(comparison_of):
-    page = page_of(comparison_of({"fedavg": {1: FakeRun(40, 60)}, "fedknow": {1: FakeRun(90, 90)}}))
-    assert "<strong>One seed.</strong>" in page
+@pytest.mark.parametrize(("seeds", "said"), [([1], "1 seed."), ([1, 2], "2 seeds.")])
+def test_page_of_less_than_three_seeds_says_that_nothing_can_be_shown(comparison_of, seeds, said):
+    runs = {"fedavg": dict.fromkeys(seeds, FakeRun(40, 60)), "fedknow": dict.fromkeys(seeds, FakeRun(90, 90))}
+    page = page_of(comparison_of(runs))
+    assert f"<strong>{said}</strong>" in page
     assert "1 with no difference shown" in page
 
 
