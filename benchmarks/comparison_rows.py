@@ -2,8 +2,9 @@
 
 python benchmarks/comparison_rows.py comparisons/integration [--figures own_gradient_norm,own_gradient_cosine]
 
-Accuracy as mean and half of the 95 % interval; the difference to the baseline, paired over seeds, in points with its
-interval, and in bold where it excludes 0. With --figures also the mean of figures that the method notes of each visit.
+Accuracy as mean and half of the 95 % interval; the difference to the case's baseline, paired over seeds, in points
+with its interval, and in bold where it is a win or a loss. With --figures also the mean of figures that the method
+notes of each visit.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Figures:
         rows = pq.read_table(path).to_pylist()
         self._rows = {(row["case"], row["metric"], row["model"], row["task_index"]): row for row in rows}
         self.cases = list(dict.fromkeys(row["case"] for row in rows))
-        self.baseline = rows[0]["baseline"] if rows else ""
+        self.baselines = {row["case"]: row["baseline"] for row in rows}
         self.tasks = 1 + max((row["task_index"] or 0 for row in rows), default=0)
 
     def row(self, case: str, metric: str, model: str | None = None, task: int | None = None) -> Row | None:
@@ -53,7 +54,7 @@ def interval(row: Row | None) -> str:
 
 
 def points(row: Row | None) -> str:
-    """Return the difference to the baseline in points, bold where its interval excludes 0."""
+    """Return the difference to the case's baseline in points, bold where it is a win or a loss."""
     if row is None or row["difference"] is None:
         return "-"
     text = f"{100 * row['difference']:+.1f}"
@@ -67,13 +68,17 @@ def _share(value: float) -> str:
 
 
 def accuracy_rows(figures: Figures) -> Iterator[list[str]]:
-    """Yield the table of accuracy, forgetting and differences."""
+    """Yield the table of accuracy, forgetting and differences; a column names the baselines where they are several."""
+    baselines = set(figures.baselines.values())
+    several = len(baselines) > 1
+    baseline = "the baseline" if several else "".join(baselines)
     yield [
         "case",
         "seeds",
+        *(["baseline"] if several else []),
         *(f"{model}, after each task" for model in MODELS),
         *(f"{model}, at the end" for model in MODELS),
-        *(f"{model}: points to {figures.baseline}" for model in MODELS),
+        *(f"{model}: points to {baseline}" for model in MODELS),
         *(f"forgetting, {model}" for model in MODELS),
     ]
     for case in figures.cases:
@@ -82,6 +87,7 @@ def accuracy_rows(figures: Figures) -> Iterator[list[str]]:
         yield [
             case,
             str(seeds),
+            *([figures.baselines[case]] if several else []),
             *(" ".join(_course(figures, case, model)) or "-" for model in MODELS),
             *map(interval, ends),
             *map(points, ends),

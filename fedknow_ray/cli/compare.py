@@ -47,7 +47,12 @@ _WIDE = 160
     metavar="K",
     help="Choose each method's setting on the first K seeds, and report on the others. Default: 0, all are reported.",
 )
-@click.option("--baseline", metavar="CASE", help="A method or case that all differences are to. Default: fedavg.")
+@click.option(
+    "--baseline",
+    metavar="CASE",
+    help="A method or case that differences are to: a case with other settings beside method.* is compared with the "
+    "baseline's counterpart among these. Default: fedavg.",
+)
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Override a key of the config in all cases.")
 @click.option("--jobs", type=int, metavar="J", help="Runs at once. Default: the cores by the threads of a run.")
 @click.option("--no-share", is_flag=True, help="Make every run from its beginning, even where runs share a past.")
@@ -171,18 +176,20 @@ class Progress:
 
 def closing_table(summary: Mapping[str, Any]) -> Table:
     """Return the table that ends a comparison, from `report.comparison.summarise_comparison`: a line for each case."""
-    table = Table(
-        header_style="bold",
-        title=f"{summary['name']}: average accuracy, against {summary['baseline']}",
-        title_justify="left",
-    )
+    baselines = {case["baseline"] for case in summary["cases"]}
+    several = len(baselines) > 1
+    against = "the case in the last column" if several else "".join(baselines)
+    title = f"{summary['name']}: average accuracy, against {against}"
+    table = Table(header_style="bold", title=title, title_justify="left")
     table.add_column("case")
     table.add_column("seeds", justify="right")
     for heading in ("own model", "global model", "forgetting", "difference, own"):
         table.add_column(heading, justify="right")
     table.add_column("")
+    if several:
+        table.add_column("against")
     for case in summary["cases"]:
-        table.add_row(*_cells(case))
+        table.add_row(*_cells(case), *([_baseline(case)] if several else []))
     paths = f"page   {summary['page']}\ntable  {summary['table']}"
     choosing = summary["choosing_seeds"]
     chosen = f"* chosen on the seeds {', '.join(map(str, choosing))}, which are in no figure\n" if choosing else ""
@@ -204,6 +211,10 @@ def _cells(case: Mapping[str, Any]) -> list[str]:
         _difference(own),
         (own or {}).get("verdict") or "",
     ]
+
+
+def _baseline(case: Mapping[str, Any]) -> str:
+    return "" if case["baseline"] == case["label"] else str(case["baseline"])
 
 
 def _mean(figure: Mapping[str, Any] | None) -> str:

@@ -31,6 +31,8 @@ class ComparisonNumbers:
     comparison: Comparison
     measured: Mapping[str, Mapping[Measure, Values]]
     """By label of the case, in the plan's order; a figure without any value is not in it."""
+    baselines: Mapping[str, str]
+    """By label of the case, that of the one which it is compared with: see `baselines`."""
     chosen: frozenset[str]
     """Labels of the chosen settings, one a method; empty without choosing seeds, or while a run for it is missing."""
     missing: tuple[tuple[str, int], ...]
@@ -60,9 +62,15 @@ class ComparisonNumbers:
         values = self.values(label, measure)
         return mean_interval(list(values.values())) if values else None
 
+    @property
+    def one_baseline(self) -> str | None:
+        """The baseline of every case; None where they have several."""
+        found = set(self.baselines.values())
+        return found.pop() if len(found) == 1 else None
+
     def difference(self, label: str, measure: Measure, baseline: str | None = None) -> Difference | None:
-        """Return what a case has more than *baseline* (the plan's, if None); None against itself, or with no pair."""
-        other = self.plan.baseline if baseline is None else baseline
+        """Return what a case has more than *baseline* (its own, if None); None against itself, or with no pair."""
+        other = self.baselines[label] if baseline is None else baseline
         if label == other:
             return None
         better = METRICS[measure.metric].higher_is_better
@@ -95,9 +103,25 @@ def compute(comparison: Comparison) -> ComparisonNumbers:
     return ComparisonNumbers(
         comparison=comparison,
         measured={label: _by_measure(of_case, plan.reporting_seeds) for label, of_case in everything.items()},
+        baselines=baselines(plan),
         chosen=_chosen(plan, everything),
         missing=tuple(missing),
     )
+
+
+def baselines(plan: Plan) -> dict[str, str]:
+    """Return which case each one is compared with, by label.
+
+    That is the counterpart of the plan's baseline: its method with its `method.*` settings, and all other settings as
+    the case has them, so that a difference is never the work of another precision or model. Where the plan has no such
+    case, it is the plan's baseline itself.
+    """
+    chief = next(case for case in plan.cases if case.label == plan.baseline)
+    alike = [case for case in plan.cases if case.method == chief.method and _of_method(case) == _of_method(chief)]
+    return {
+        case.label: next((other.label for other in alike if _beside_method(other) == _beside_method(case)), chief.label)
+        for case in plan.cases
+    }
 
 
 def _measure(comparison: Comparison, case: Case) -> dict[int, dict[Measure, float]]:
@@ -121,6 +145,10 @@ def _case_without_federation(plan: Plan, case: Case) -> Case | None:
         return None
     others = (other for other in plan.cases if other.method == "local")
     return next((other for other in others if _beside_method(other) == _beside_method(case)), None)
+
+
+def _of_method(case: Case) -> dict[str, Any]:
+    return {key: value for key, value in case.settings.items() if key.partition(".")[0] == "method"}
 
 
 def _beside_method(case: Case) -> dict[str, Any]:
@@ -182,7 +210,7 @@ TABLE = pa.schema(
     ],
     metadata={b"fedknow_ray.table": b"comparison", b"fedknow_ray.schema_version": b"1"},
 )
-"""One row for each case and figure that any seed has; `difference` is null for the baseline and without a pair."""
+"""One row for each case and figure that any seed has; `difference` is null for a baseline and without a pair."""
 
 
 def comparison_table(numbers: ComparisonNumbers) -> pa.Table:
@@ -201,7 +229,7 @@ def _row(numbers: ComparisonNumbers, case: Case, measure: Measure) -> dict[str, 
         **figures(numbers, case.label, measure),
         "values": list(values.values()),
         "seeds": list(values),
-        "baseline": numbers.plan.baseline,
+        "baseline": numbers.baselines[case.label],
         "chosen": case.label in numbers.chosen,
     }
 
@@ -252,6 +280,7 @@ def _case_summary(numbers: ComparisonNumbers, case: Case) -> dict[str, Any]:
         "label": case.label,
         "method": case.method,
         "settings": case.settings,
+        "baseline": numbers.baselines[case.label],
         "chosen": case.label in numbers.chosen,
         "missing_seeds": [seed for label, seed in numbers.missing if label == case.label],
         "metrics": metrics,

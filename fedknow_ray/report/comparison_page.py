@@ -93,14 +93,12 @@ def _is_chosen(numbers: ComparisonNumbers, method: str) -> bool:
 
 
 def _summary(numbers: ComparisonNumbers) -> Section:
-    others = [label for label in numbers.labels if label != numbers.plan.baseline]
-    verdicts = Counter(d.verdict for label in others if (d := numbers.difference(label, CHOICE)))
+    verdicts = Counter(d.verdict for label in numbers.labels if (d := numbers.difference(label, CHOICE)))
     counts = ", ".join(f"{verdicts[v]} {name}" for v, name in _VERDICT_NAMES.items() if verdicts[v]) or "nothing yet"
     text = (
-        f"In average accuracy of the own model against <strong>{escape(numbers.plan.baseline)}</strong>: {counts}. "
-        "A difference is taken seed by seed; it is a win or a loss only if its 95 % interval (Student's t) excludes 0, from "
-        f"{FEWEST_SEEDS_FOR_VERDICT} seeds up. "
-        "Differences are in points of accuracy."
+        f"In average accuracy of the own model {_against(numbers)}: {counts}. A difference is taken seed by seed; "
+        f"from {FEWEST_SEEDS_FOR_VERDICT} seeds up it is a win or a loss if its 95 % interval (Student's t) excludes 0, "
+        "and else none is shown. Differences are in points of accuracy."
     )
     if numbers.plan.choosing_seeds:
         text += (
@@ -108,6 +106,16 @@ def _summary(numbers: ComparisonNumbers) -> Section:
             "the choosing seeds, which are in no figure of this page."
         )
     return Section("What beats what", text, below=summary_table(numbers))
+
+
+def _against(numbers: ComparisonNumbers) -> str:
+    if numbers.one_baseline is not None:
+        return f"against <strong>{escape(numbers.one_baseline)}</strong>"
+    return (
+        "of each case against its baseline, which is the counterpart of "
+        f"<strong>{escape(numbers.plan.baseline)}</strong> with the same settings beside the method's, or "
+        "where there is none that case itself"
+    )
 
 
 _VERDICT_NAMES: dict[Verdict | None, str] = {

@@ -61,8 +61,10 @@ def legend(numbers: ComparisonNumbers, *, repeated: bool = False) -> str:
 
 def summary_table(numbers: ComparisonNumbers) -> str:
     """Return each case's accuracy and forgetting, and what its accuracy differs from the baseline's by."""
+    several = numbers.one_baseline is None
     head = ["case", "seeds"]
     head += [f"{name}, {model}" for name in ("average accuracy", "forgetting") for model in MODELS]
+    head += ["baseline"] if several else []
     head += [f"accuracy against the baseline, {model}" for model in MODELS]
     reaches = [_reach(numbers, Measure("average_accuracy", model)) for model in MODELS]
     widest = max([*reaches, 0.001])
@@ -71,6 +73,7 @@ def summary_table(numbers: ComparisonNumbers) -> str:
         cells = [f"<td>{len(numbers.values(label, CHOICE))}</td>"]
         cells += [_share_cell(numbers.interval(label, Measure("average_accuracy", model))) for model in MODELS]
         cells += [_share_cell(numbers.interval(label, Measure("forgetting", model))) for model in MODELS]
+        cells += [f"<td>{_line_key(numbers.labels.index(numbers.baselines[label]))}</td>"] if several else []
         cells += [_against_cell(numbers, label, Measure("average_accuracy", model), widest) for model in MODELS]
         rows.append((label, cells))
     return _table(numbers, "Each case, mean over the seeds with its 95 % interval", head, rows)
@@ -182,7 +185,7 @@ def _table(
 
 
 def _case_heading(numbers: ComparisonNumbers, label: str) -> str:
-    tags = ["baseline"] if label == numbers.plan.baseline else []
+    tags = ["baseline"] if label == numbers.baselines[label] else []
     tags += ["chosen"] if label in numbers.chosen else []
     tag_html = "".join(f" <span class='tag'>{tag}</span>" for tag in tags)
     return f"<th scope='row'>{case_key(numbers, label)}{tag_html}</th>"
@@ -220,7 +223,7 @@ def _judged(difference: Difference) -> str:
 
 
 def _against_cell(numbers: ComparisonNumbers, label: str, measure: Measure, widest: float) -> str:
-    if label == numbers.plan.baseline:
+    if label == numbers.baselines[label]:
         return "<td class='none'>baseline</td>"
     difference = numbers.difference(label, measure)
     if difference is None:
@@ -243,7 +246,7 @@ def _pair_cell(difference: Difference | None) -> str:
 
 
 def _cost_cell(numbers: ComparisonNumbers, label: str, cost: str) -> str:
-    values, baseline = (numbers.values(which, Measure(cost)) for which in (label, numbers.plan.baseline))
+    values, baseline = (numbers.values(which, Measure(cost)) for which in (label, numbers.baselines[label]))
     if not values:
         return f"<td class='none'>{UNKNOWN}</td>"
     shared = values.keys() & baseline.keys()

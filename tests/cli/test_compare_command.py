@@ -148,9 +148,13 @@ def test_the_closing_table_has_a_line_for_each_case():
         "choosing_seeds": [1, 2],
         "page": "o/comparison.html",
         "table": "o/comparison.parquet",
-        "cases": [{"label": label, "chosen": chosen, "metrics": metrics} for label, chosen, metrics in cases],
+        "cases": [
+            {"label": label, "baseline": "fedavg", "chosen": chosen, "metrics": metrics}
+            for label, chosen, metrics in cases
+        ],
     }
     shown = closing_table(summary)
+    assert shown.title == "tiny: average accuracy, against fedavg"
     rows = list(zip(*(column.cells for column in shown.columns), strict=True))
     assert rows == [
         ("fedavg", "3", "0.600 ± 0.020", "0.620 ± 0.010", "-", "", ""),
@@ -158,6 +162,17 @@ def test_the_closing_table_has_a_line_for_each_case():
         ("local", "0", "-", "-", "-", "", ""),
     ]
     assert "* chosen on the seeds 1, 2, which are in no figure" in str(shown.caption)
+
+
+def test_the_closing_table_names_the_baseline_of_each_case_where_they_are_several():
+    baselines = {"fedavg, lr=1": "fedavg, lr=1", "fedavg, lr=2": "fedavg, lr=2", "local, lr=2": "fedavg, lr=2"}
+    files = {"page": "o/comparison.html", "table": "o/comparison.parquet"}
+    cases = [
+        {"label": label, "baseline": baseline, "chosen": False, "metrics": {}} for label, baseline in baselines.items()
+    ]
+    shown = closing_table({"name": "tiny", "choosing_seeds": [], "cases": cases, **files})
+    assert shown.title == "tiny: average accuracy, against the case in the last column"
+    assert (shown.columns[-1].header, list(shown.columns[-1].cells)) == ("against", ["", "", "fedavg, lr=2"])
 
 
 def test_failures_with_one_cause_are_told_once():

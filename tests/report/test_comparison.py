@@ -111,6 +111,14 @@ def test_page_counts_the_verdicts_against_the_baseline(comparison_of):
     assert "against <strong>fedavg</strong>: 2 better." in page
 
 
+def test_page_of_several_baselines_says_so(comparison_of):
+    labels = [f"{method}, model.head={head}" for method in ("fedavg", "local") for head in ("local", "global")]
+    page = page_of(comparison_of({label: {1: FakeRun(40, 60)} for label in labels}))
+    assert "against its baseline, which is the counterpart of <strong>fedavg, model.head=local</strong>" in page
+    assert "against <strong>" not in page
+    assert "2 with no difference shown" in page
+
+
 def test_page_warns_of_settings_chosen_on_the_reported_seeds(comparison_of):
     two = {1: FakeRun(40, 60), 2: FakeRun(40, 60)}
     page = page_of(comparison_of({"fedavg": two, "fedknow, k=1": two, "fedknow, k=2": two}))

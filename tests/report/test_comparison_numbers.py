@@ -59,6 +59,39 @@ def test_baseline_has_no_difference_to_itself(table):
     )
 
 
+MATCHED = {
+    "fedavg, own_model=final, model.head=local": {1: FakeRun(40, 60)},
+    "fedavg, own_model=final, model.head=global": {1: FakeRun(20, 60)},
+    "fedavg, own_model=last_visit, model.head=global": {1: FakeRun(30, 60)},
+    "fedknow, own_model=last_visit, model.head=global": {1: FakeRun(50, 60)},
+    "local, model.head=local": {1: FakeRun(60, 60)},
+    "local, model.head=shared": {1: FakeRun(70, 60)},
+}
+"""Average accuracies 50, 40, 45, 55, 60, 65; no baseline has the third head."""
+
+
+def test_case_is_compared_with_the_baselines_counterpart_among_its_other_settings(comparison_of):
+    numbers = compute(comparison_of(MATCHED))
+    local, shared = list(MATCHED)[:2]
+    assert numbers.baselines == dict(zip(MATCHED, [local, shared, shared, shared, local, local], strict=True))
+    differences = [numbers.difference(label, OWN) for label in MATCHED]
+    assert differences[:2] == [None, None]
+    assert [one.interval.mean for one in differences[2:]] == close([0.05, 0.15, 0.10, 0.15])
+    assert numbers.one_baseline is None
+
+
+def test_table_and_summary_name_the_baseline_of_each_case(comparison_of):
+    numbers = compute(comparison_of(MATCHED))
+    table = comparison_table(numbers).to_pylist()
+    assert {row["case"]: row["baseline"] for row in table} == numbers.baselines
+    assert {case["label"]: case["baseline"] for case in summary(numbers)["cases"]} == numbers.baselines
+
+
+def test_methods_settings_alone_leave_one_baseline(comparison_of):
+    runs = {label: {1: FakeRun(40, 60)} for label in ("fedavg, a=1", "fedavg, a=2", "fedknow, a=2", "local")}
+    assert compute(comparison_of(runs)).one_baseline == "fedavg, a=1"
+
+
 @pytest.mark.parametrize(
     ("metric", "mean"),
     [

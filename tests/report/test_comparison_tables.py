@@ -38,6 +38,25 @@ def test_summary_has_means_intervals_and_verdicts(numbers):
     assert local[-1] == ["–"]
 
 
+MATCHED = {
+    "fedavg, model.head=local": {1: FakeRun(40, 60, cpu_s=1)},
+    "fedavg, model.head=global": {1: FakeRun(20, 60, cpu_s=2)},
+    "local, model.head=global": {1: FakeRun(50, 60, cpu_s=4)},
+}
+
+
+def test_summary_has_the_number_of_each_cases_baseline_where_they_are_several(comparison_of):
+    rows = rows_of(tables.summary_table(compute(comparison_of(MATCHED))))
+    assert [row[6] for row in rows] == [["1"], ["2"], ["2"]]
+    assert [" ".join(row[7]) for row in rows] == ["baseline", "baseline", "+15.0 no difference shown"]
+    assert [row[0][-1] for row in rows] == ["baseline", "baseline", "model.head=global"]
+
+
+def test_costs_have_their_ratio_to_the_cases_own_baseline(comparison_of):
+    rows = rows_of(tables.cost_table(compute(comparison_of(MATCHED))))
+    assert [row[5][-1] for row in rows] == ["1.00×", "1.00×", "2.00×"]
+
+
 def test_labels_are_escaped(numbers):
     shown = tables.summary_table(numbers) + tables.legend(numbers) + tables.pair_matrix(numbers, "own")
     assert "<b>" not in shown
