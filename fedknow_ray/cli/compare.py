@@ -45,7 +45,8 @@ _WIDE = 160
     "--choose-on",
     type=int,
     metavar="K",
-    help="Choose each method's setting on the first K seeds, and report on the others. Default: 0, all are reported.",
+    help="Choose each method's setting (its method.* keys; anew for each combination of other varied keys) on the "
+    "first K seeds, and report on the others. Default: 0, all are reported.",
 )
 @click.option(
     "--baseline",

@@ -34,7 +34,8 @@ class ComparisonNumbers:
     baselines: Mapping[str, str]
     """By label of the case, that of the one which it is compared with: see `baselines`."""
     chosen: frozenset[str]
-    """Labels of the chosen settings, one a method; empty without choosing seeds, or while a run for it is missing."""
+    """Labels of the chosen settings, one of each of the plan's `alternatives`; none where a choosing run is missing,
+    and none at all without choosing seeds."""
     missing: tuple[tuple[str, int], ...]
     """(label, seed) of each run that is planned and has not finished, choosing seeds too."""
 
@@ -147,6 +148,25 @@ def _case_without_federation(plan: Plan, case: Case) -> Case | None:
     return next((other for other in others if _beside_method(other) == _beside_method(case)), None)
 
 
+def alternatives(plan: Plan) -> list[list[Case]]:
+    """Return the cases in groups, in the plan's order: of one method, with equal settings beside the method's.
+
+    One setting of each group can be chosen. Another precision or model is no setting to choose, but another question.
+    """
+    groups: list[list[Case]] = []
+    for case in plan.cases:
+        alike = (
+            group
+            for group in groups
+            if group[0].method == case.method and _beside_method(group[0]) == _beside_method(case)
+        )
+        if group := next(alike, None):
+            group.append(case)
+        else:
+            groups.append([case])
+    return groups
+
+
 def _of_method(case: Case) -> dict[str, Any]:
     return {key: value for key, value in case.settings.items() if key.partition(".")[0] == "method"}
 
@@ -170,20 +190,20 @@ def _place(measure: Measure) -> tuple[int, str, int]:
 
 
 def _chosen(plan: Plan, everything: Mapping[str, Mapping[int, Mapping[Measure, float]]]) -> frozenset[str]:
-    """Return the best setting of each method on the choosing seeds; the first of equals.
+    """Return the best of each of the plan's alternatives on the choosing seeds; the first of equals.
 
-    A method of which a choosing run is missing has none yet: settings are compared on the same seeds or not at all.
+    Where a choosing run is missing there is none yet: settings are compared on the same seeds or not at all.
     """
-    best: dict[str, tuple[float, str]] = {}
-    unsettled = set()
-    for case in plan.cases:
-        scores = [everything[case.label].get(seed, {}).get(CHOICE) for seed in plan.choosing_seeds]
-        known = [score for score in scores if score is not None]
-        if not scores or len(known) < len(scores):
-            unsettled.add(case.method)
-        elif case.method not in best or fmean(known) > best[case.method][0]:
-            best[case.method] = fmean(known), case.label
-    return frozenset(label for method, (_, label) in best.items() if method not in unsettled)
+    chosen = []
+    for group in alternatives(plan) if plan.choosing_seeds else ():
+        scores = {
+            case.label: [everything[case.label].get(seed, {}).get(CHOICE) for seed in plan.choosing_seeds]
+            for case in group
+        }
+        known = {label: [score for score in of_case if score is not None] for label, of_case in scores.items()}
+        if all(len(known[label]) == len(scores[label]) for label in scores):
+            chosen.append(max(known, key=lambda label: fmean(known[label])))
+    return frozenset(chosen)
 
 
 _REAL = pa.float64()

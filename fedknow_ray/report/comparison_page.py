@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from html import escape
 
 from fedknow_ray.metrics.intervals import FEWEST_SEEDS_FOR_VERDICT, Verdict
 from fedknow_ray.report.comparison_figures import MOST_BANDS, learning_against_forgetting, lines_over_tasks
-from fedknow_ray.report.comparison_numbers import CHOICE, ComparisonNumbers
+from fedknow_ray.report.comparison_numbers import CHOICE, ComparisonNumbers, alternatives
 from fedknow_ray.report.comparison_tables import (
     cost_table,
     forgetting_table,
@@ -23,6 +24,7 @@ from fedknow_ray.report.comparison_tables import (
 from fedknow_ray.report.document import Plot, Section, banner, folded, render_document
 from fedknow_ray.report.numbers import MODELS
 from fedknow_ray.report.tables import html_table
+from fedknow_ray.results.comparison import Case
 
 _NO_RUN = "No run has finished yet."
 
@@ -62,8 +64,8 @@ def _seeds(numbers: ComparisonNumbers) -> str:
 def _warnings(numbers: ComparisonNumbers) -> str:
     """Return what limits every figure on the page, as banners."""
     plan = numbers.plan
-    settings = Counter(case.method for case in plan.cases)
-    varied = [method for method, count in settings.items() if count > 1]
+    groups = alternatives(plan)
+    varied = [group[0].method for group in groups if len(group) > 1]
     said = []
     if numbers.missing:
         said.append(
@@ -78,18 +80,19 @@ def _warnings(numbers: ComparisonNumbers) -> str:
     if varied and not plan.choosing_seeds:
         said.append(
             "<strong>No seeds were set aside to choose settings on.</strong> Whoever picks the best of the "
-            f"{max(settings.values())} settings of {escape(', '.join(varied))} picks it on the seeds that are reported "
-            "here, where it looks better than it is."
+            f"{max(map(len, groups))} settings of {escape(', '.join(dict.fromkeys(varied)))} picks it on the seeds "
+            "that are reported here, where it looks better than it is."
         )
-    if unsettled := [method for method in settings if plan.choosing_seeds and not _is_chosen(numbers, method)]:
+    unsettled = dict.fromkeys(group[0].method for group in groups if not _has_choice(numbers, group))
+    if unsettled and plan.choosing_seeds:
         said.append(
             f"<strong>Not chosen yet</strong>, for want of runs: the setting of {escape(', '.join(unsettled))}."
         )
     return "".join(map(banner, said))
 
 
-def _is_chosen(numbers: ComparisonNumbers, method: str) -> bool:
-    return any(case.method == method and case.label in numbers.chosen for case in numbers.plan.cases)
+def _has_choice(numbers: ComparisonNumbers, group: Sequence[Case]) -> bool:
+    return any(case.label in numbers.chosen for case in group)
 
 
 def _summary(numbers: ComparisonNumbers) -> Section:
@@ -97,13 +100,13 @@ def _summary(numbers: ComparisonNumbers) -> Section:
     counts = ", ".join(f"{verdicts[v]} {name}" for v, name in _VERDICT_NAMES.items() if verdicts[v]) or "nothing yet"
     text = (
         f"In average accuracy of the own model {_against(numbers)}: {counts}. A difference is taken seed by seed; "
-        f"from {FEWEST_SEEDS_FOR_VERDICT} seeds up it is a win or a loss if its 95 % interval (Student's t) excludes 0, "
-        "and else none is shown. Differences are in points of accuracy."
+        f"from {FEWEST_SEEDS_FOR_VERDICT} seeds up it is a win or a loss if its 95 % interval (Student's t) excludes "
+        "0. Differences are in points of accuracy."
     )
     if numbers.plan.choosing_seeds:
         text += (
             " <em>Chosen</em> marks the setting of each method that had the best average accuracy of the own model on "
-            "the choosing seeds, which are in no figure of this page."
+            "the choosing seeds, which are in no figure of this page; one for each combination of other settings."
         )
     return Section("What beats what", text, below=summary_table(numbers))
 

@@ -126,6 +126,12 @@ def test_page_warns_of_settings_chosen_on_the_reported_seeds(comparison_of):
     assert "2 settings of fedknow" in page
 
 
+def test_page_does_not_warn_of_settings_that_are_not_the_methods(comparison_of):
+    three = {seed: FakeRun(40, 60) for seed in (1, 2, 3)}
+    runs = {f"fedavg, model.head={head}": three for head in ("local", "global")}
+    assert "class='banner'" not in page_of(comparison_of(runs))
+
+
 def test_page_of_one_setting_a_method_does_not_warn(comparison_of):
     three = {seed: FakeRun(40, 60) for seed in (1, 2, 3)}
     assert "class='banner'" not in page_of(comparison_of({"fedavg": three, "fedknow": three}))

@@ -183,6 +183,13 @@ def test_first_of_equal_settings_is_chosen(comparison_of):
     assert numbers.chosen == {"fedknow, k=1"}
 
 
+def test_only_settings_of_a_method_are_chosen_anew_for_each_other_setting(comparison_of):
+    scores = {"k=1, model.head=a": 50, "k=2, model.head=a": 60, "k=1, model.head=b": 90, "k=2, model.head=b": 80}
+    runs = {f"fedknow, {settings}": {1: FakeRun(old, 60), 2: FakeRun(50, 50)} for settings, old in scores.items()}
+    numbers = compute(comparison_of(runs, choosing_seeds=(1,)))
+    assert numbers.chosen == {"fedknow, k=2, model.head=a", "fedknow, k=1, model.head=b"}
+
+
 def test_method_with_a_choosing_run_missing_has_no_choice_yet(comparison_of):
     runs = CHOICES | {"fedknow, margin=1": {1: None, 2: FakeRun(90, 90)}}
     assert compute(comparison_of(runs, choosing_seeds=(1,))).chosen == {"fedavg"}
