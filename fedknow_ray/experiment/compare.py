@@ -33,6 +33,7 @@ from fedknow_ray.experiment.planning import (
 from fedknow_ray.experiment.sharing import Launch, Schedule
 from fedknow_ray.experiment.workers import Failure, ProcessWorkers, RunOrder, Workers
 from fedknow_ray.federation.boundary import Boundary
+from fedknow_ray.results.comparison import Plan
 from fedknow_ray.results.store import CONFIG_FILE, SUMMARY_FILE
 
 STATES = "checkpoints"
@@ -76,14 +77,16 @@ def compare(
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs must be 1 or more, got {jobs}")
     first = first_seed(grid)
-    plan = make_plan(grid, first, choices, earlier_plan(out))
-    configs = read_configs(grid.config, plan.cases, grid.alone)
-    folders = run_folders(out, plan)
-    refuse_other_configs(folders, configs)
     labels = {case.label for case in grid.cases()}
-    asked = [run for run in configs if run.label in labels and first <= run.seed < first + choices.seeds]
-    pending = [run for run in asked if not is_made(folders[run])]
+    if not out.exists():
+        # once without the folder, so that a wrong option does not leave one behind
+        _plan(grid, out, first, choices)
     with _claimed(out):
+        # what the folder has is read under its lock: until then another program may have added to it
+        plan, configs = _plan(grid, out, first, choices)
+        folders = run_folders(out, plan)
+        asked = [run for run in configs if run.label in labels and first <= run.seed < first + choices.seeds]
+        pending = [run for run in asked if not is_made(folders[run])]
         config = write_plan(out, plan, grid.config.read_bytes())
         overrides = {case.label: case.overrides for case in plan.cases}
         orders = {run: (*overrides[run.label], f"seed={run.seed}") for run in pending}
@@ -94,6 +97,18 @@ def compare(
             return making.make(workers)
         with ProcessWorkers(min(jobs or default_jobs(configs.values()), max(1, len(pending)))) as processes:
             return making.make(processes)
+
+
+def _plan(grid: Grid, out: Path, first: int, choices: Choices) -> tuple[Plan, dict[RunId, RunConfig]]:
+    """Return the plan of what the folder has and what is asked for, and the configs of its runs, all of them checked.
+
+    Raises:
+        UserError: if a choice, a config or what lies in the folder is wrong.
+    """
+    plan = make_plan(grid, first, choices, earlier_plan(out))
+    configs = read_configs(grid.config, plan.cases, grid.alone)
+    refuse_other_configs(run_folders(out, plan), configs)
+    return plan, configs
 
 
 def default_jobs(configs: Iterable[RunConfig]) -> int:

@@ -202,6 +202,32 @@ def test_two_programs_cannot_make_the_runs_of_one_folder(tmp_path: Path):
     os.close(descriptor)
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_what_another_program_adds_before_the_folder_is_locked_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: bool
+):
+    if not new:
+        make(tmp_path, ("fedavg",), ())
+
+    def lock_late(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        make(tmp_path, ("local",), ())
+        fcntl.flock(descriptor, operation)
+
+    monkeypatch.setattr("fedknow_ray.experiment.compare.fcntl.flock", lock_late)
+    workers = InlineWorkers()
+    make(tmp_path, ("fedavg", "local"), (), workers=workers)
+    assert set(runs(tmp_path)) == {"fedavg, 1", "local, 1"}
+    assert len(workers.orders) == int(new)
+
+
+def test_a_wrong_baseline_leaves_no_folder_behind(tmp_path: Path):
+    grid = read_grid(write_config(tmp_path), ["fedavg"])
+    with pytest.raises(UserError, match="the baseline 'local' is no method"):
+        compare(grid, tmp_path / "new" / "out", Choices(seeds=1, baseline="local"), Log(), workers=InlineWorkers())
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_run_that_diverges_is_reported_and_the_others_go_on(tmp_path: Path):
     log = Log()
     [(run, failure)] = make(
