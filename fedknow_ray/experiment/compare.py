@@ -105,7 +105,7 @@ def _plan(grid: Grid, out: Path, first: int, choices: Choices) -> tuple[Plan, di
     Raises:
         UserError: if a choice, a config or what lies in the folder is wrong.
     """
-    plan = make_plan(grid, first, choices, earlier_plan(out))
+    plan = make_plan(grid, first, choices, earlier_plan(out, grid.config))
     configs = read_configs(grid.config, plan.cases, grid.alone)
     refuse_other_configs(run_folders(out, plan), configs)
     return plan, configs

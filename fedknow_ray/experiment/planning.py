@@ -17,7 +17,7 @@ from fedknow_ray.experiment.differences import differences
 from fedknow_ray.experiment.grid import Grid, RunId, run_folder
 from fedknow_ray.results import load, write_atomically
 from fedknow_ray.results.comparison import PLAN_FILE, PLAN_VERSION, Case, Plan, load_comparison
-from fedknow_ray.results.store import SUMMARY_FILE
+from fedknow_ray.results.store import SUMMARY_FILE, temporary_path
 
 _MOST_SHOWN = 3
 
@@ -79,17 +79,27 @@ def make_plan(grid: Grid, first_seed: int, choices: Choices, earlier: Plan | Non
     )
 
 
-def earlier_plan(out: Path) -> Plan | None:
+def earlier_plan(out: Path, config: Path) -> Plan | None:
     """Return the plan that a folder has; None if the folder is new or empty.
+
+    So is one that has no more than what `write_plan` leaves of this config file when it is killed before the plan.
 
     Raises:
         RunDirectoryError: if something is there that is no comparison, or its plan cannot be read.
     """
     if (out / PLAN_FILE).exists():
         return load_comparison(out).plan
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and _is_empty(out, config)):
         raise RunDirectoryError(f"{out} is there and is no comparison; name a folder that is new or empty, or has one")
     return None
+
+
+def _is_empty(out: Path, config: Path) -> bool:
+    """Return whether nothing is in a folder but what was begun of the first plan in it."""
+    copy = _copy_path(out, config.stem)
+    begun = {copy, temporary_path(copy), temporary_path(out / PLAN_FILE)}
+    # another file of that name is somebody's own
+    return set(out.iterdir()) <= begun and (not copy.exists() or copy.read_bytes() == config.read_bytes())
 
 
 def write_plan(out: Path, plan: Plan, config: bytes) -> Path:
@@ -100,11 +110,15 @@ def write_plan(out: Path, plan: Plan, config: bytes) -> Path:
     Raises:
         RunDirectoryError: if a file cannot be written.
     """
-    path = out / f"{plan.name}.yaml"
+    path = _copy_path(out, plan.name)
     write_atomically(path, config)
     text = json.dumps(plan.model_dump(mode="json"), indent=2, ensure_ascii=False)
     write_atomically(out / PLAN_FILE, f"{text}\n".encode())
     return path
+
+
+def _copy_path(out: Path, name: str) -> Path:
+    return out / f"{name}.yaml"
 
 
 def run_folders(out: Path, plan: Plan) -> dict[RunId, Path]:

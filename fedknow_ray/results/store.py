@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         RunDirectoryError: if the operating system refuses (disk full, no permission); the old file is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as stream:
             yield stream
@@ -53,6 +53,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """Return where the new content of *path* is until it is whole; a program that is killed may leave it there."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _sync_directory(path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,19 +116,66 @@ def test_a_written_plan_is_read_back(tmp_path: Path):
     copy = write_plan(tmp_path, made, b"seed: 1\n")
     assert copy == tmp_path / "small.yaml"
     assert copy.read_bytes() == b"seed: 1\n"
-    assert earlier_plan(tmp_path) == made
+    assert earlier_plan(tmp_path, CONFIG) == made
     assert json.loads((tmp_path / "comparison.json").read_text())["cases"][0]["runs"]["1"] == "runs/fedavg/seed-1"
 
 
 def test_a_new_or_empty_folder_has_no_plan(tmp_path: Path):
-    assert earlier_plan(tmp_path) is None
-    assert earlier_plan(tmp_path / "new") is None
+    assert earlier_plan(tmp_path, CONFIG) is None
+    assert earlier_plan(tmp_path / "new", CONFIG) is None
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(RunDirectoryError, match="is no comparison"):
-        earlier_plan(tmp_path)
+        earlier_plan(tmp_path, CONFIG)
+
+
+def test_a_folder_that_holds_only_the_copy_of_the_config_counts_as_new(tmp_path: Path):
+    config, out = write_config(tmp_path), tmp_path / "out"
+    out.mkdir()
+    (out / "small.yaml").write_bytes(config.read_bytes())
+    assert earlier_plan(out, config) is None
+
+
+@pytest.mark.parametrize("name", ["small.yaml", "other.yaml"])
+def test_a_folder_that_holds_another_config_is_refused(tmp_path: Path, name: str):
+    config, out = write_config(tmp_path), tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("seed: 2\n")
+    with pytest.raises(RunDirectoryError, match="is no comparison"):
+        earlier_plan(out, config)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fedknow_ray.experiment.grid import read_grid
+from fedknow_ray.experiment.planning import Choices, make_plan, write_plan
+
+def kill_at_the_plan(source, target, replace=os.replace):
+    if Path(target).name == "comparison.json":
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+
+config, out = map(Path, sys.argv[1:])
+os.replace = kill_at_the_plan
+write_plan(out, make_plan(read_grid(config, ["fedavg"]), 1, Choices(seeds=1)), config.read_bytes())
+"""
+
+
+@pytest.mark.program
+def test_a_comparison_killed_before_its_plan_is_there_starts_anew(tmp_path: Path):
+    config, out = write_config(tmp_path), tmp_path / "out"
+    out.mkdir()
+    command = [sys.executable, "-c", KILLED, str(config), str(out)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
+    assert {path.name for path in out.iterdir()} == {"small.yaml", ".comparison.json.tmp"}
+    assert earlier_plan(out, config) is None
+    made = make_plan(read_grid(config, ["fedavg"]), 1, Choices(seeds=1))
+    write_plan(out, made, config.read_bytes())
+    assert earlier_plan(out, config) == made
+    assert {path.name for path in out.iterdir()} == {"small.yaml", "comparison.json"}
 
 
 def test_a_run_that_was_made_with_another_config_is_refused(tmp_path: Path):
