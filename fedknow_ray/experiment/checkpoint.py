@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fedknow_ray.config.model import RunConfig
-from fedknow_ray.errors import UserError
+from fedknow_ray.errors import RunDirectoryError, UserError
 from fedknow_ray.experiment.differences import differences
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.executor import Saved
@@ -147,8 +147,7 @@ def save_checkpoint(
     """Write the checkpoint of a boundary into a folder, whole or not at all, and return its path.
 
     Raises:
-        CheckpointError: if the folder cannot be made.
-        RunDirectoryError: if the file cannot be written.
+        RunDirectoryError: if the folder cannot be made, or the file not be written.
     """
     path = checkpoint_path(folder, state.boundary)
     header = {
@@ -171,12 +170,12 @@ def make_folder(folder: Path) -> None:
     """Make the folder of a run's checkpoints, with its parents, unless it is there.
 
     Raises:
-        CheckpointError: if it cannot be made.
+        RunDirectoryError: if it cannot be made; no `CheckpointError`, since the one to start from is not to blame.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f"cannot make the folder of checkpoints {folder}: {error.strerror or error}") from error
+        raise RunDirectoryError(f"cannot make the folder of checkpoints {folder}: {error.strerror or error}") from error
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pytest
 from small import HOST_COLUMNS, Recorder, tables, write_config
 
-from fedknow_ray.errors import UserError
+from fedknow_ray.errors import RunDirectoryError, UserError
 from fedknow_ray.experiment.checkpoint import (
     CheckpointError,
     Contents,
@@ -198,7 +198,7 @@ def test_saving_needs_a_folder(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_made_is_told_before_anything_starts(tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="cannot make the folder of checkpoints"):
+    with pytest.raises(RunDirectoryError, match="cannot make the folder of checkpoints"):
         go(tmp_path, {}, "run", save_at=[FINISHED], checkpoints=tmp_path / "file" / "past")
     assert not (tmp_path / "run").exists()
 

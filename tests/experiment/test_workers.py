@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from small import TEXT, write_config
 
+from fedknow_ray.experiment.checkpoint import checkpoint_path
 from fedknow_ray.experiment.workers import Failure, ProcessWorkers, RunOrder, make_run
+from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.results.run import load
 
 pytestmark = pytest.mark.program
@@ -132,3 +134,21 @@ def test_a_state_that_cannot_be_read_is_told_apart_from_other_faults(tmp_path: P
     assert failure is not None
     assert failure.refused_start
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_for_states_that_cannot_be_made_is_not_the_fault_of_the_state_to_start_from(tmp_path: Path):
+    config, past, later = str(write_config(tmp_path)), Boundary(0, True), Boundary(1, False)
+    first = RunOrder(config, (), str(tmp_path / "first"), save_at=(past,), checkpoints=str(tmp_path))
+    assert make_run(first) is None
+    (tmp_path / "file").touch()
+    failure = make_run(
+        RunOrder(
+            config,
+            (),
+            str(tmp_path / "second"),
+            start_from=str(checkpoint_path(tmp_path, past)),
+            save_at=(later,),
+            checkpoints=str(tmp_path / "file" / "states"),
+        )
+    )
+    assert failure == Failure(f"cannot make the folder of checkpoints {tmp_path / 'file' / 'states'}: Not a directory")
