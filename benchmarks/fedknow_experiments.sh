@@ -50,7 +50,7 @@ for name in "$@"; do
             --vary method.integration=projection,preconditioned,sum_then_projection,sum,feature_projection
         ;;
     head)
-        mini --methods fedavg,local,fedknow --vary model.head=global --vary method.integration=projection,sum
+        mini --methods fedavg,fedknow --vary model.head=global --vary method.integration=projection,sum
         ;;
     optimizer)
         mini --methods fedavg,fedknow --vary method.integration=projection,sum \
