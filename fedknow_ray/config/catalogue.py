@@ -6,7 +6,9 @@ The config stands below the packages that know these things, so it asks for them
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
@@ -87,3 +89,5 @@ class Catalogue:
     models: Names[ModelEntry]
     datasets: Names[DatasetEntry]
     devices: Names[object]
+    with_own_devices: Callable[[Path], Names[object]]
+    """Returns the devices with those of a folder or file beside them; raises a `ConfigError` with all of its faults."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from fedknow_ray.config.catalogue import Catalogue, DatasetEntry
+from fedknow_ray.config.catalogue import Catalogue, DatasetEntry, Names
 from fedknow_ray.config.model import CommonConfig, ShardsPartition
 from fedknow_ray.config.yaml import KeyPath
 from fedknow_ray.errors import did_you_mean
@@ -37,12 +37,12 @@ def find_conflicts(
             yield from (Conflict(key, reads, message) for key, message in check(config, catalogue))
 
 
-def unknown_devices(fleet: Any, catalogue: Catalogue) -> Findings:
-    """Yield a finding for each entry of a fleet, as plain values, whose device no catalogue holds."""
+def unknown_devices(fleet: Any, devices: Names[object]) -> Findings:
+    """Yield a finding for each entry of a fleet, as plain values, whose device is none of these."""
     for index, entry in enumerate(fleet if isinstance(fleet, list) else []):
         device = entry.get("device") if isinstance(entry, dict) else None
-        if isinstance(device, str) and device not in catalogue.devices:
-            hint = did_you_mean(device, catalogue.devices.names())
+        if isinstance(device, str) and device not in devices:
+            hint = did_you_mean(device, devices.names())
             yield ("fleet", index, "device"), f"unknown device {device!r}{hint}"
 
 

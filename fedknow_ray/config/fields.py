@@ -61,7 +61,7 @@ DurationS = Annotated[float, BeforeValidator(lambda value: parse_quantity(value,
 """Seconds, or text with a unit: 0.02, "20 ms"."""
 
 Folder = Annotated[Path, AfterValidator(_at_home)]
-"""A folder; relative to the working directory, a leading ~ is the user's home."""
+"""A folder, or a file where the key says so; relative to the working directory, a leading ~ is the user's home."""
 Packing = Annotated[int | Literal["auto"], BeforeValidator(_packing)]
 """Clients in one actor: a number, or "auto"."""
 Cohort = Annotated[tuple[Index, ...], Field(min_length=1), AfterValidator(_distinct)]

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fedknow_ray.config.catalogue import Catalogue
+from fedknow_ray.config.catalogue import Catalogue, Names
 from fedknow_ray.config.checks import find_conflicts, unknown_devices
-from fedknow_ray.config.document import Document, Faults, open_document
+from fedknow_ray.config.document import Document, Faults, Place, open_document
 from fedknow_ray.config.explain import explain
 from fedknow_ray.config.model import DEFAULT_NAMES, CommonConfig, MethodConfig, RunConfig
 from fedknow_ray.config.overrides import apply_overrides, read_overrides
@@ -124,10 +124,29 @@ def _check_method(document: Document, catalogue: Catalogue, faults: Faults) -> M
 
 def _check_names_and_conflicts(document: Document, common: CommonConfig, catalogue: Catalogue, faults: Faults) -> None:
     fleet = document.get(("fleet",), [entry.model_dump() for entry in common.fleet])
-    for path, message in unknown_devices(fleet, catalogue):
+    devices = _devices(document, common, catalogue, faults)
+    for path, message in unknown_devices(fleet, devices) if devices is not None else ():
         faults.add(document.place(path), path, message)
     for conflict in list(find_conflicts(common, catalogue, faults.touches)):
         faults.add(document.place(conflict.key, *conflict.reads), conflict.key, conflict.message)
+
+
+def _devices(document: Document, common: CommonConfig, catalogue: Catalogue, faults: Faults) -> Names[object] | None:
+    """Return the devices that the fleet may name, or None where a user's own cannot be read."""
+    key: KeyPath = ("devices_path",)
+    if faults.touches(key):
+        return None
+    if common.devices_path is None:
+        return catalogue.devices
+    try:
+        return catalogue.with_own_devices(common.devices_path)
+    except ConfigError as error:
+        said = document.place(key)
+        for fault in error.faults:
+            # sorted as the config names it, shown as the place in the device file
+            path: KeyPath = tuple(fault.key.split(".")) if fault.key else key
+            faults.add(Place(said.override, said.line, fault.where), path, fault.message)
+        return None
 
 
 def _validate(model: type[ModelT], tree: dict[str, Any]) -> ModelT:

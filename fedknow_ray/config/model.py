@@ -176,6 +176,8 @@ class CommonConfig(Frozen):
     scenario: ScenarioConfig = ScenarioConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    devices_path: Folder | None = None
+    """Folder of device files, or one such file, beside the devices that ship; relative to the working directory."""
     fleet: Annotated[tuple[FleetEntry, ...], Field(min_length=1)] = PAPER_FLEET
     network: NetworkConfig = NetworkConfig()
     policy: SynchronousPolicy = SynchronousPolicy()
@@ -198,8 +200,23 @@ class RunConfig(CommonConfig):
     method: MethodConfig
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the config in the shape of its YAML file: plain values, every key present."""
+        """Return the config in the shape of its YAML file: plain values, every key present.
+
+        `devices_path` alone is left out where it is null, so that a run of shipped devices is what it was without it.
+        """
         plain = self.model_dump(mode="json")
         method = {"name": self.method.name, **self.method.hyper.model_dump(mode="json")}
-        order = ("seed", "scenario", "model", "method", "training", "fleet", "network", "policy", "placement")
-        return {key: method if key == "method" else plain[key] for key in order}
+        order = (
+            "seed",
+            "scenario",
+            "model",
+            "method",
+            "training",
+            "devices_path",
+            "fleet",
+            "network",
+            "policy",
+            "placement",
+        )
+        absent = {"devices_path"} if self.devices_path is None else set()
+        return {key: method if key == "method" else plain[key] for key in order if key not in absent}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import DataError
-from fedknow_ray.experiment.catalogue import DEVICES
+from fedknow_ray.experiment.catalogue import devices_with
 from fedknow_ray.federation.ledger import Ledger, PricedVisit
 from fedknow_ray.federation.policies import Synchronous
 from fedknow_ray.federation.scheduler import Course
@@ -101,9 +101,10 @@ def make_parts(
     config, scenario = assembly.config, assembly.scenario
     head_global = config.model.head == "global"
     method = assembly.make_method()
+    library = devices_with(config.devices_path)
     ledger = Ledger(
         method=method,
-        devices=tuple(DEVICES.get(name) for name in config.devices),
+        devices=tuple(library.get(name) for name in config.devices),
         link=Link(**config.network.model_dump()),
         payload_bytes=encoded_bytes(
             shared_shapes(features_S.size, assembly.classes, head_CF.shape[1] - 1, head_global=head_global)

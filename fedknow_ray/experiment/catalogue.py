@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from fedknow_ray.config.catalogue import Catalogue
 from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.models.catalogue import MODELS
 from fedknow_ray.scenario.datasets import DATASETS
-from fedknow_ray.simulation.device import DeviceLibrary
+from fedknow_ray.simulation.device_library import DeviceLibrary
 
 DEVICES = DeviceLibrary()
 POLICIES = ("synchronous",)
-CATALOGUE = Catalogue(methods=METHODS, models=MODELS, datasets=DATASETS, devices=DEVICES)
+CATALOGUE = Catalogue(
+    methods=METHODS, models=MODELS, datasets=DATASETS, devices=DEVICES, with_own_devices=DEVICES.with_own
+)
 
 #: What `fedknow-ray list KIND` knows.
 KINDS: dict[str, Callable[[], list[str]]] = {
@@ -22,3 +25,12 @@ KINDS: dict[str, Callable[[], list[str]]] = {
     "devices": DEVICES.names,
     "policies": lambda: sorted(POLICIES),
 }
+
+
+def devices_with(own: Path | None) -> DeviceLibrary:
+    """Return the shipped devices, and beside them those that the config's `devices_path` gives.
+
+    Raises:
+        ConfigError: if one of its files has a fault.
+    """
+    return DEVICES if own is None else DEVICES.with_own(own)

@@ -122,7 +122,7 @@ def execute(
     dataset = open_data(config)
     parts = put_together(config, dataset)
     manifest = make_manifest(name, config, dataset, parts.start, parts.ledger.devices, backend)
-    made_with = _made_with(manifest)
+    made_with = _made_with(manifest, own_devices=config.devices_path is not None)
     if past is not None:
         past.check_made_with(made_with)
         manifest["started_from"] = past.origin()
@@ -143,11 +143,15 @@ def _open_past(path: Path, config: RunConfig) -> Checkpoint:
     return past
 
 
-def _made_with(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return what bits depend on besides the config: the images, the start model, and the code that trains."""
+def _made_with(manifest: Mapping[str, Any], *, own_devices: bool) -> dict[str, str]:
+    """Return what bits depend on besides the config: the images, the start model, and the code that trains.
+
+    The user's own devices as well; those that ship change only with the version.
+    """
     digests, versions = manifest["digests"], manifest["versions"]
+    keys = ["dataset_sha256", "initial_parameters_sha256", *(["devices_sha256"] if own_devices else [])]
     return {
-        **{key: digests[key] for key in ("dataset_sha256", "initial_parameters_sha256")},
+        **{key: digests[key] for key in keys},
         **{package: str(versions[package]) for package in ("fedknow-ray", "torch")},
     }
 

@@ -2,21 +2,18 @@
 
 A profile is one YAML file. A number is `{value, basis, source}` in SI units (bytes, FLOP/s, watts, seconds), where
 basis is `measured` or `estimated`; an estimate also states its `formula`. A number that nobody knows is `null`: what
-needs it then refuses with a `DeviceError` instead of guessing.
+needs it then refuses with a `DeviceError` instead of guessing. A profile that inherits from another gives only what
+differs; what it takes over says in its source from which device.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
-import yaml
-
-from fedknow_ray.errors import UnknownNameError, UserError, did_you_mean
+from fedknow_ray.errors import Fault, UserError, did_you_mean
 
 Accelerator = Literal["gpu", "cpu"]
 Basis = Literal["measured", "estimated"]
@@ -34,12 +31,26 @@ FIGURES = (
 )
 """The plain numbers of a profile, each a key of its file and a field of `Device`."""
 
+FIGURE_KEYS = (*FIGURES, *(f"utilisation.{kind}" for kind in NETWORK_KINDS))
+"""All numbers that a profile can have, as `Device.require` takes them."""
+
 _MAY_BE_ZERO = frozenset({"idle_w", "step_overhead_s"})
 _TEXTS = ("name", "title", "accelerator")
 
 
 class DeviceError(UserError):
     """A device file with a fault, or a device that lacks a number that is needed; names the file or device and key."""
+
+
+class DeviceFileError(DeviceError):
+    """One fault of a device file, in its parts: the file, the key and what to do."""
+
+    def __init__(self, where: str, key: str, message: str) -> None:
+        self.fault = Fault(where, key, message)
+        super().__init__(str(self.fault))
+
+    def __reduce__(self) -> tuple[type[DeviceFileError], tuple[str, str, str]]:
+        return type(self), (self.fault.where, self.fault.key, self.fault.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,61 +107,25 @@ class Device:
         return float(value)
 
 
-class DeviceLibrary:
-    """The devices of a folder of YAML files, one a device; a file is read when its device is first asked for.
-
-    Without a folder: the profiles that come with the package.
-    """
-
-    def __init__(self, folder: Traversable | None = None) -> None:
-        self._folder = files(__package__).joinpath("devices") if folder is None else folder
-        self._devices: dict[str, Device] = {}
-
-    def names(self) -> list[str]:
-        """Return all names, sorted; reads no file."""
-        return sorted(file.name.removesuffix(".yaml") for file in self._folder.iterdir() if file.name.endswith(".yaml"))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.names()
-
-    def get(self, name: str) -> Device:
-        """Return one device.
-
-        Raises:
-            UnknownNameError: if there is no such device; the message suggests the nearest.
-            DeviceError: if its file has a fault.
-        """
-        if name not in self._devices:
-            if name not in self:
-                raise UnknownNameError("device", name, self.names())
-            self._devices[name] = _read(self._folder.joinpath(f"{name}.yaml"))
-        return self._devices[name]
-
-
-def _read(file: Traversable) -> Device:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DeviceError(f"{file.name}: is not YAML: {error}") from error
-    device = parse_device(content, file.name)
-    if file.name != f"{device.name}.yaml":
-        raise DeviceError(f"{file.name}: name: must be the file's name, got {device.name!r}")
-    return device
-
-
-def parse_device(content: object, where: str) -> Device:
+def parse_device(content: object, where: str, parent: Device | None = None) -> Device:
     """Return the device that the content of a YAML file describes; `where` names the file in errors.
 
+    With a *parent*, the one that its key `inherits` names, every key but `name` may be left out: it is the parent's
+    then. A null takes away what the parent has.
+
     Raises:
-        DeviceError: at the first key that is unknown, missing or has a wrong value.
+        DeviceFileError: at the first key that is unknown, missing or has a wrong value.
     """
-    entries = _mapping(content, where, "", (*_TEXTS, *FIGURES, "utilisation"))
-    name, title, accelerator = (_text(entries[key], where, key) for key in _TEXTS)
+    entries = _mapping(content, where, "", *_keys(parent))
+    texts = {key: _text(entries[key], where, key) for key in _TEXTS if key in entries}
+    name = texts["name"]
+    title, accelerator = (texts.get(key, getattr(parent, key, "")) for key in ("title", "accelerator"))
     if accelerator not in get_args(Accelerator):
-        raise DeviceError(f"{where}: accelerator: must be 'gpu' or 'cpu', got {accelerator!r}")
-    kinds = _mapping(entries["utilisation"], where, "utilisation", NETWORK_KINDS)
-    raw = {key: entries[key] for key in FIGURES} | {f"utilisation.{kind}": kinds[kind] for kind in NETWORK_KINDS}
-    figures = {key: _figure(entry, where, key) for key, entry in raw.items() if entry is not None}
+        raise DeviceFileError(where, "accelerator", f"must be 'gpu' or 'cpu', got {accelerator!r}")
+    raw = _raw_figures(entries, where, partial=parent is not None)
+    figures = {key: figure for key, figure in _inherited(parent).items() if key not in raw}
+    figures |= {key: _read_figure(entry, where, key) for key, entry in raw.items() if entry is not None}
+    figures = {key: figures[key] for key in FIGURE_KEYS if key in figures}
     values = {key: figure.value for key, figure in figures.items()}
     memory_bytes = values.get("memory_bytes")
     return Device(
@@ -168,37 +143,64 @@ def parse_device(content: object, where: str) -> Device:
     )
 
 
+def _keys(parent: Device | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the keys that a file must have, and those that it may have."""
+    keys = (*_TEXTS, *FIGURES, "utilisation")
+    return (keys, ()) if parent is None else (("name",), ("inherits", *keys))
+
+
+def _raw_figures(entries: Mapping[str, object], where: str, *, partial: bool) -> dict[str, object]:
+    """Return the numbers that a file gives, unread, by their keys in `FIGURE_KEYS`; None takes one away."""
+    raw = {key: entries[key] for key in FIGURES if key in entries}
+    if "utilisation" not in entries:
+        return raw
+    content = entries["utilisation"]
+    if partial and content is None:
+        content = dict.fromkeys(NETWORK_KINDS)
+    required, optional = ((), NETWORK_KINDS) if partial else (NETWORK_KINDS, ())
+    kinds = _mapping(content, where, "utilisation", required, optional)
+    return raw | {f"utilisation.{kind}": entry for kind, entry in kinds.items()}
+
+
+def _inherited(parent: Device | None) -> dict[str, Figure]:
+    if parent is None:
+        return {}
+    return {
+        key: replace(figure, source=f"inherited from {parent.name}: {figure.source}")
+        for key, figure in parent.figures.items()
+    }
+
+
 def _mapping(
     content: object, where: str, key: str, required: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> dict[str, object]:
     """Return the content as a mapping that has every required key and no unknown one; `key` is its own place."""
-    place = f"{where}: {key}" if key else where
     prefix = f"{key}." if key else ""
     if not isinstance(content, dict):
-        raise DeviceError(f"{place}: must be a mapping with {', '.join(required)}, got {content!r}")
+        raise DeviceFileError(where, key, f"must be a mapping with {', '.join(required or optional)}, got {content!r}")
     allowed = (*required, *optional)
     for name in content:
         if name not in allowed:
-            raise DeviceError(f"{where}: {prefix}{name}: unknown key{did_you_mean(str(name), allowed)}")
+            raise DeviceFileError(where, f"{prefix}{name}", f"unknown key{did_you_mean(str(name), allowed)}")
     for name in required:
         if name not in content:
-            raise DeviceError(f"{where}: {prefix}{name}: missing; write null where a number is not known")
+            raise DeviceFileError(where, f"{prefix}{name}", "missing; write null where a number is not known")
     return content
 
 
 def _text(value: object, where: str, key: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise DeviceError(f"{where}: {key}: must be a text, got {value!r}")
+        raise DeviceFileError(where, key, f"must be a text, got {value!r}")
     return value.strip()
 
 
-def _figure(entry: object, where: str, key: str) -> Figure:
+def _read_figure(entry: object, where: str, key: str) -> Figure:
     parts = _mapping(entry, where, key, ("value", "basis", "source"), optional=("formula",))
     basis = parts["basis"]
     if basis not in get_args(Basis):
-        raise DeviceError(f"{where}: {key}.basis: must be 'measured' or 'estimated', got {basis!r}")
+        raise DeviceFileError(where, f"{key}.basis", f"must be 'measured' or 'estimated', got {basis!r}")
     if basis == "estimated" and "formula" not in parts:
-        raise DeviceError(f"{where}: {key}.formula: missing; an estimated number states how it was computed")
+        raise DeviceFileError(where, f"{key}.formula", "missing; an estimated number states how it was computed")
     return Figure(
         value=_number(parts["value"], where, key),
         basis=cast(Basis, basis),
@@ -211,9 +213,9 @@ def _number(value: object, where: str, key: str) -> float:
     # PyYAML reads 1.15e11 as a text (YAML 1.1 wants a signed exponent), the likeliest slip in these files.
     hint = "; write large numbers as 115_000_000_000 or 1.15e+11" if isinstance(value, str) else ""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise DeviceError(f"{where}: {key}.value: must be a finite number, got {value!r}{hint}")
+        raise DeviceFileError(where, f"{key}.value", f"must be a finite number, got {value!r}{hint}")
     if value < 0 or (value == 0 and key not in _MAY_BE_ZERO):
-        raise DeviceError(f"{where}: {key}.value: must be greater than 0, got {value}")
+        raise DeviceFileError(where, f"{key}.value", f"must be greater than 0, got {value}")
     if key == "memory_bytes" and value != int(value):
-        raise DeviceError(f"{where}: {key}.value: must be whole bytes, got {value}")
+        raise DeviceFileError(where, f"{key}.value", f"must be whole bytes, got {value}")
     return float(value)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from small_hypers import FedAvgHyper, FedKnowHyper
 
 from fedknow_ray.config import Catalogue, load_config
-from fedknow_ray.errors import ConfigError
+from fedknow_ray.errors import ConfigError, Fault
 from fedknow_ray.registry import Registry
 
 
@@ -51,6 +51,16 @@ DATASETS = {
 }
 
 
+def with_own_devices(path):
+    """The shipped devices and, for each file of the folder, one of its name; a file says its fault, if it has one."""
+    if not path.is_dir():
+        raise ConfigError([Fault(str(path), "", "there is no such folder")])
+    texts = {file: file.read_text() for file in sorted(path.iterdir())}
+    if any(texts.values()):
+        raise ConfigError([Fault(str(file), "busy_w.basis", text) for file, text in texts.items() if text])
+    return registry("device", {name: object() for name in (*DEVICES, *(file.stem for file in texts))})
+
+
 @pytest.fixture(scope="session")
 def catalogue():
     return Catalogue(
@@ -58,6 +68,7 @@ def catalogue():
         models=registry("model", {"cnn6": Network(8), "resnet18": Network(32)}),
         datasets=registry("data set", DATASETS),
         devices=registry("device", {name: object() for name in DEVICES}),
+        with_own_devices=with_own_devices,
     )
 
 

@@ -202,3 +202,42 @@ def test_whatever_is_said_it_is_a_config_or_a_list_of_faults(load, tree, overrid
 
 def test_a_run_is_named_after_its_file():
     assert resolve_run_name("configs/cifar100-small.yaml") == "cifar100-small"
+
+
+def own_devices(**faults):
+    """Make the folder "own" with a device file for each name; a file's text is its fault."""
+    Path("own").mkdir()
+    for name, fault in faults.items():
+        Path("own", f"{name}.yaml").write_text(fault)
+
+
+def test_own_devices_stand_beside_the_shipped_ones(load):
+    text = (
+        "devices_path: own\nscenario: {clients: 2}\nfleet: [{device: board, count: 1}, {device: jetson-nano, count: 1}]"
+    )
+    own_devices(board="")
+    config = load(text)
+    assert config.devices == ("board", "jetson-nano")
+    assert load(dump_yaml(config)) == config
+
+
+def test_a_config_without_own_devices_is_written_as_it_was_before_there_were_any(load):
+    assert "devices_path" not in dump_yaml(load("devices_path: null"))
+
+
+def test_all_faults_of_own_devices_are_told_with_those_of_the_config_by_their_files(faults_of):
+    own_devices(one="must be measured", two="must be estimated")
+    text = "seed: x\ndevices_path: own\nfleet: [{device: board, count: 20}]"
+    assert faults_of(text)[1:] == [
+        "own/one.yaml: busy_w.basis: must be measured",
+        "own/two.yaml: busy_w.basis: must be estimated",
+    ]
+
+
+def test_a_folder_of_devices_that_is_not_there_is_named_with_the_key(faults_of):
+    assert faults_of("devices_path: nowhere") == ["nowhere: devices_path: there is no such folder"]
+
+
+def test_a_path_of_devices_that_is_no_text_is_a_fault_of_the_config_alone(faults_of):
+    (fault,) = faults_of("devices_path: 3\nfleet: [{device: board, count: 20}]")
+    assert fault.startswith("x.yaml:1: devices_path:")

@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -63,8 +64,12 @@ def test_the_defaults_are_those_of_the_contract(load):
 
 
 def test_the_sections_stand_in_the_order_of_the_contract(load):
-    order = ["seed", "scenario", "model", "method", "training", "fleet", "network", "policy", "placement"]
-    assert list(load().to_dict()) == order
+    order = [
+        *("seed", "scenario", "model", "method", "training"),
+        *("devices_path", "fleet", "network", "policy", "placement"),
+    ]
+    Path("own").mkdir()
+    assert list(load("devices_path: own").to_dict()) == order
     assert set(order) == set(RunConfig.model_fields)
 
 

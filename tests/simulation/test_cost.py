@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedknow_ray.simulation.cost import compute_s, energy_j
-from fedknow_ray.simulation.device import NETWORK_KINDS, Device, DeviceError, DeviceLibrary
+from fedknow_ray.simulation.device import NETWORK_KINDS, Device, DeviceError
+from fedknow_ray.simulation.device_library import DeviceLibrary
 from fedknow_ray.simulation.work import Work, WorkItem
 
 BOARD = Device(

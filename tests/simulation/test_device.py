@@ -1,24 +1,15 @@
-"""Device profiles: the seven that ship, strict reading, and refusing instead of guessing."""
+"""A device file: strict reading, inheritance, and refusing instead of guessing."""
 
 import copy
 import pickle
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fedknow_ray.errors import UnknownNameError, UserError
-from fedknow_ray.simulation.device import FIGURES, NETWORK_KINDS, DeviceError, DeviceLibrary, parse_device
-
-LIBRARY = DeviceLibrary()
-NAMES = [
-    "jetson-agx-xavier",
-    "jetson-nano",
-    "jetson-tx2",
-    "jetson-xavier-nx",
-    "raspberry-pi-4-2gb",
-    "raspberry-pi-4-4gb",
-    "raspberry-pi-4-8gb",
-]
+from fedknow_ray.errors import UserError
+from fedknow_ray.simulation.device import FIGURE_KEYS, FIGURES, DeviceError, DeviceFileError, parse_device
 
 
 def figure(value, **more):
@@ -46,71 +37,6 @@ def refused(content, message):
     with pytest.raises(DeviceError) as caught:
         parse_device(content, "board.yaml")
     assert str(caught.value).startswith(message)
-
-
-def test_the_library_lists_the_seven_boards_in_order():
-    assert LIBRARY.names() == NAMES
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_shipped_profile_has_memory_rate_and_bandwidth(name):
-    device = LIBRARY.get(name)
-    assert device.memory_bytes is not None
-    assert device.sustained_flops_per_s is not None
-    assert device.memory_bandwidth_bytes_per_s is not None
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_shipped_profile_says_where_each_number_comes_from(name):
-    device = LIBRARY.get(name)
-    keys = [*FIGURES, *(f"utilisation.{kind}" for kind in NETWORK_KINDS)]
-    known = [key for key in keys if key in device.figures]
-    assert [device.require(key) for key in known] == [device.figures[key].value for key in known]
-    assert all(device.figures[key].formula for key in known if device.figures[key].basis == "estimated")
-
-
-def test_jetson_nano_has_the_rate_measured_by_its_source():
-    """10.92 GFLOP an image at 10.3 to 11 images a second."""
-    assert 10.92e9 * 10.3 <= LIBRARY.get("jetson-nano").require("sustained_flops_per_s") <= 10.92e9 * 11
-
-
-def test_raspberry_pi_4_has_the_rate_measured_by_its_source():
-    """218.37 s for 20 batches of 16 images of 10.92 GFLOP."""
-    rate = LIBRARY.get("raspberry-pi-4-4gb").require("sustained_flops_per_s")
-    assert rate == pytest.approx(20 * 16 * 10.92e9 / 218.37, rel=0.01)
-
-
-def test_membership_does_not_need_a_readable_file(tmp_path):
-    (tmp_path / "broken.yaml").write_text("a: [")
-    library = DeviceLibrary(tmp_path)
-    assert "broken" in library
-    assert "board" not in library
-
-
-def test_unknown_device_suggests_the_nearest():
-    with pytest.raises(UnknownNameError, match="unknown device 'jetson-nanoo'; did you mean 'jetson-nano'"):
-        LIBRARY.get("jetson-nanoo")
-
-
-def test_a_device_is_read_once(tmp_path, content):
-    file = tmp_path / "board.yaml"
-    file.write_text(yaml.safe_dump(content))
-    library = DeviceLibrary(tmp_path)
-    first = library.get("board")
-    file.unlink()
-    assert library.get("board") is first
-
-
-def test_file_that_is_not_yaml_is_named(tmp_path):
-    (tmp_path / "board.yaml").write_text("name: [")
-    with pytest.raises(DeviceError, match=r"board\.yaml: is not YAML"):
-        DeviceLibrary(tmp_path).get("board")
-
-
-def test_name_must_be_that_of_the_file(tmp_path, content):
-    (tmp_path / "other.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(DeviceError, match=r"other\.yaml: name: must be the file's name, got 'board'"):
-        DeviceLibrary(tmp_path).get("other")
 
 
 def test_a_device_survives_pickling(content):
@@ -211,3 +137,62 @@ def test_a_bare_number_is_told_what_it_needs(content):
 
 def test_an_empty_file_is_refused():
     refused(None, "board.yaml: must be a mapping with name, title")
+
+
+@pytest.fixture
+def parent(content):
+    return parse_device(content, "board.yaml")
+
+
+def heir(parent, **entries):
+    return parse_device({"name": "heir", "inherits": parent.name} | entries, "heir.yaml", parent)
+
+
+def test_an_heir_has_all_that_it_does_not_give_itself(parent):
+    device = heir(parent, title="Another board", busy_w=figure(7))
+    assert (device.name, device.title, device.accelerator) == ("heir", "Another board", "cpu")
+    assert (device.memory_bytes, device.busy_w, dict(device.utilisation)) == (1000, 7.0, dict(parent.utilisation))
+
+
+def test_an_inherited_number_says_where_it_is_from_and_an_own_one_does_not(parent):
+    figures = heir(parent, idle_w=figure(2)).figures
+    assert figures["memory_bytes"].source == "inherited from board: a bench"
+    assert figures["idle_w"].source == "a bench"
+
+
+def test_a_chain_of_heirs_can_be_read_off_the_source(parent):
+    last = parse_device({"name": "last", "inherits": "heir"}, "last.yaml", heir(parent))
+    assert last.figures["memory_bytes"].source == "inherited from heir: inherited from board: a bench"
+
+
+def test_null_takes_away_what_the_parent_has(parent):
+    device = heir(parent, idle_w=None, utilisation={"small_cnn": None})
+    assert (device.idle_w, dict(device.utilisation)) == (None, {"dense_cnn": 1.0})
+    assert dict(heir(parent, utilisation=None).utilisation) == {}
+
+
+def test_an_heir_is_read_as_strictly(parent):
+    with pytest.raises(DeviceFileError, match=r"heir\.yaml: busy_watt: unknown key; did you mean 'busy_w'"):
+        heir(parent, busy_watt=figure(3))
+    with pytest.raises(DeviceFileError, match=r"heir\.yaml: idle_w\.basis: missing"):
+        heir(parent, idle_w={"value": 3, "source": "a bench"})
+
+
+def test_inherits_means_nothing_without_a_parent(content):
+    refused(content | {"inherits": "other"}, "board.yaml: inherits: unknown key")
+
+
+@given(st.sets(st.sampled_from(FIGURES)), st.sets(st.sampled_from(FIGURES)))
+def test_each_number_is_the_heirs_own_or_its_parents(given_keys, null_keys):
+    full = dict.fromkeys(FIGURES, figure(4)) | {"utilisation": dict.fromkeys(("dense_cnn", "small_cnn", "depthwise"))}
+    parent = parse_device({"name": "board", "title": "B", "accelerator": "gpu"} | full, "board.yaml")
+    device = heir(parent, **dict.fromkeys(given_keys, figure(8)), **dict.fromkeys(null_keys - given_keys))
+    expected = {key: 8.0 if key in given_keys else 4.0 for key in FIGURES if key in given_keys or key not in null_keys}
+    assert {key: found.value for key, found in device.figures.items()} == expected
+    assert list(device.figures) == [key for key in FIGURE_KEYS if key in expected]
+
+
+def test_a_fault_of_a_file_survives_pickling_in_its_parts():
+    error = DeviceFileError("board.yaml", "idle_w", "must be a mapping")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.fault, again.exit_status) == (str(error), error.fault, 2)

@@ -5,7 +5,8 @@ To write it anew: python tests/simulation/test_devices_document.py
 
 from pathlib import Path
 
-from fedknow_ray.simulation.device import FIGURES, NETWORK_KINDS, Device, DeviceLibrary
+from fedknow_ray.simulation.device import FIGURES, NETWORK_KINDS, Device
+from fedknow_ray.simulation.device_library import DeviceLibrary
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "devices.md"
 KEYS = ("memory_bytes", "sustained_flops_per_s", *(f"utilisation.{kind}" for kind in NETWORK_KINDS), *FIGURES[2:])
