@@ -12,6 +12,7 @@ import yaml
 
 from fedknow_ray.scenario.datasets import load_dataset
 from fedknow_ray.simulation.device import parse_device
+from fedknow_ray.simulation.device_library import DeviceLibrary
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -85,6 +86,13 @@ def test_the_example_methods_term_changes_the_model(digests: dict[str, str]) -> 
 def test_the_example_device_is_a_device() -> None:
     device = parse_device(yaml.safe_load(blocks("yaml")[0]), "example-board.yaml")
     assert (device.name, device.memory_bytes, device.busy_w) == ("example-board", 3_892_314_112, None)
+
+
+def test_the_example_heir_inherits_from_the_example_device(tmp_path: Path) -> None:
+    for text in blocks("yaml")[:2]:
+        (tmp_path / f"{yaml.safe_load(text)['name']}.yaml").write_text(text, encoding="utf-8")
+    device = DeviceLibrary().with_own(tmp_path).get("example-board-8gb")
+    assert (device.memory_bytes, device.sustained_flops_per_s) == (8_187_281_408, 16e9)
 
 
 def test_the_example_data_set_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

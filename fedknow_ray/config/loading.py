@@ -143,6 +143,9 @@ def _devices(document: Document, common: CommonConfig, catalogue: Catalogue, fau
     except ConfigError as error:
         said = document.place(key)
         for fault in error.faults:
+            if not fault.key and fault.where == str(common.devices_path):
+                faults.add(said, key, f"{fault.where}: {fault.message}")
+                continue
             # sorted as the config names it, shown as the place in the device file
             path: KeyPath = tuple(fault.key.split(".")) if fault.key else key
             faults.add(Place(said.override, said.line, fault.where), path, fault.message)

@@ -235,7 +235,7 @@ def test_all_faults_of_own_devices_are_told_with_those_of_the_config_by_their_fi
 
 
 def test_a_folder_of_devices_that_is_not_there_is_named_with_the_key(faults_of):
-    assert faults_of("devices_path: nowhere") == ["nowhere: devices_path: there is no such folder"]
+    assert faults_of("devices_path: nowhere") == ["x.yaml:1: devices_path: nowhere: there is no such folder"]
 
 
 def test_a_path_of_devices_that_is_no_text_is_a_fault_of_the_config_alone(faults_of):

@@ -11,11 +11,16 @@ LIBRARY = DeviceLibrary()
 NAMES = [
     "jetson-agx-xavier",
     "jetson-nano",
+    "jetson-orin-nano-8gb",
     "jetson-tx2",
     "jetson-xavier-nx",
+    "laptop-i3-1315u",
+    "phone-snapdragon-778g",
     "raspberry-pi-4-2gb",
     "raspberry-pi-4-4gb",
     "raspberry-pi-4-8gb",
+    "raspberry-pi-5-8gb",
+    "server-a100-80gb",
 ]
 
 
@@ -38,7 +43,7 @@ def own_faults(path):
     return [str(fault).replace(f"{path}/", "") for fault in caught.value.faults]
 
 
-def test_the_library_lists_the_seven_boards_in_order():
+def test_the_library_lists_the_shipped_devices_in_order():
     assert LIBRARY.names() == NAMES
 
 
@@ -67,6 +72,20 @@ def test_raspberry_pi_4_has_the_rate_measured_by_its_source():
     """218.37 s for 20 batches of 16 images of 10.92 GFLOP."""
     rate = LIBRARY.get("raspberry-pi-4-4gb").require("sustained_flops_per_s")
     assert rate == pytest.approx(20 * 16 * 10.92e9 / 218.37, rel=0.01)
+
+
+def test_raspberry_pi_5_has_the_rates_measured_by_its_source():
+    """116.85 s for 20 batches of 16 images of 10.92 GFLOP; 144.35 s where an image is 1.89 GFLOP."""
+    pi = LIBRARY.get("raspberry-pi-5-8gb")
+    rate = pi.require("sustained_flops_per_s")
+    assert rate == pytest.approx(20 * 16 * 10.92e9 / 116.85, rel=0.01)
+    assert rate * pi.require("utilisation.depthwise") == pytest.approx(20 * 16 * 1.89e9 / 144.35, rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "hpl_gflops"), [("phone-snapdragon-778g", 48.4), ("laptop-i3-1315u", 64.555)])
+def test_a_cpu_without_a_training_benchmark_is_scaled_by_linpack_from_the_raspberry_pi_5(name, hpl_gflops):
+    pi = LIBRARY.get("raspberry-pi-5-8gb").require("sustained_flops_per_s")
+    assert LIBRARY.get(name).require("sustained_flops_per_s") == pytest.approx(pi * hpl_gflops / 35.2, rel=0.01)
 
 
 def test_membership_does_not_need_a_readable_file(tmp_path):

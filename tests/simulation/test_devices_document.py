@@ -24,10 +24,13 @@ COLUMNS = {
 OPENING = """\
 # Devices
 
-The profiles in `fedknow_ray/simulation/devices`, one YAML file a board. `est.` marks an estimate, `-` a number that is
+The profiles in `fedknow_ray/simulation/devices`, one YAML file a device. `est.` marks an estimate, `-` a number that is
 not known: what needs it refuses, and `energy_j` is null without both wattages. `fedknow_ray/simulation/cost.py` has the
 formula that uses them. A multiply-add is two FLOPs. The three columns of kinds of network are the share of the training
 rate that such a network reaches.
+
+Devices of your own stand beside these: `devices_path: FOLDER` in the config; see
+[CONTRIBUTING.md](../CONTRIBUTING.md#add-a-device-in-one-yaml-file).
 
 This page is written from the files (`python tests/simulation/test_devices_document.py`) and a test compares them.
 """
