@@ -54,6 +54,12 @@ class ComparisonNumbers:
         """How many runs the plan has, of all seeds."""
         return sum(len(case.runs) for case in self.plan.cases)
 
+    @property
+    def never_planned(self) -> tuple[tuple[str, int], ...]:
+        """(label, seed) of each run on a choosing seed that was never asked for, as by a call from a later seed up."""
+        plan = self.plan
+        return tuple((case.label, seed) for case in plan.cases for seed in plan.choosing_seeds if seed not in case.runs)
+
     def values(self, label: str, measure: Measure) -> Values:
         """Return a figure of a case by seed; empty where none is known."""
         return self.measured[label].get(measure, {})

@@ -86,7 +86,8 @@ def _warnings(numbers: ComparisonNumbers) -> str:
     unsettled = dict.fromkeys(group[0].method for group in groups if not _has_choice(numbers, group))
     if unsettled and plan.choosing_seeds:
         said.append(
-            f"<strong>Not chosen yet</strong>, for want of runs: the setting of {escape(', '.join(unsettled))}."
+            f"<strong>Not chosen yet</strong>, for want of runs: the setting of {escape(', '.join(unsettled))}. "
+            "The runs are listed below."
         )
     return "".join(map(banner, said))
 
@@ -252,19 +253,25 @@ def _transfer(numbers: ComparisonNumbers) -> list[Section]:
 
 
 def _missing(numbers: ComparisonNumbers) -> list[Section]:
-    if not numbers.missing:
-        return []
+    text, tables = [], []
+    if numbers.missing:
+        text.append("The same command again makes these and no other. Until then the means above are of fewer seeds.")
+        tables.append(_run_table("Runs that have not finished", numbers.missing))
+    if numbers.never_planned:
+        text.append(
+            "Choosing seeds that a case was never run on: a command for the case with these seeds makes the runs, and "
+            "until then no setting of its method is chosen."
+        )
+        tables.append(_run_table("Runs on choosing seeds that were never asked for", numbers.never_planned))
+    return [Section("Missing runs", " ".join(text), below="".join(tables))] if tables else []
+
+
+def _run_table(caption: str, runs: Sequence[tuple[str, int]]) -> str:
     seeds: dict[str, list[int]] = {}
-    for label, seed in numbers.missing:
+    for label, seed in runs:
         seeds.setdefault(label, []).append(seed)
-    table = html_table(
-        "Runs that have not finished",
-        ["case", "seeds"],
-        [[label, _listed(missing)] for label, missing in seeds.items()],
-        words=True,
-    )
-    text = "The same command again makes these and no other. Until then the means above are of fewer seeds."
-    return [Section("Missing runs", text, below=table)]
+    rows = [[label, _listed(of_case)] for label, of_case in seeds.items()]
+    return html_table(caption, ["case", "seeds"], rows, words=True)
 
 
 def _origin(numbers: ComparisonNumbers) -> str:

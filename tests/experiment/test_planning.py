@@ -102,6 +102,12 @@ def test_a_second_call_adds_methods_and_seeds_and_keeps_what_was_planned():
     assert (grown.choosing_seeds, grown.baseline) == ((1,), "fedavg")
 
 
+def test_a_second_call_from_a_later_seed_up_plans_no_run_on_the_choosing_seeds():
+    grown = plan("fedknow", first=2, seeds=2, earlier=plan("fedavg", seeds=3, choose_on=1))
+    assert grown.choosing_seeds == (1,)
+    assert [sorted(case.runs) for case in grown.cases] == [[1, 2, 3], [2, 3]]
+
+
 def test_a_call_with_fewer_seeds_keeps_the_others():
     assert plan("fedavg", seeds=1, earlier=plan("fedavg", seeds=3)).cases[0].runs.keys() == {1, 2, 3}
 

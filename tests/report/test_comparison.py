@@ -150,6 +150,16 @@ def test_page_of_less_than_three_seeds_says_that_nothing_can_be_shown(comparison
     assert "1 with no difference shown" in page
 
 
+def test_page_names_the_choosing_runs_that_were_never_asked_for(comparison_of):
+    """A comparison that was extended by cases on its reporting seeds alone."""
+    both, later = {1: FakeRun(40, 60), 2: FakeRun(40, 60)}, {2: FakeRun(50, 60)}
+    page = page_of(comparison_of({"fedavg": both, "fedknow, k=1": both, "fedknow, k=2": later}, choosing_seeds=(1,)))
+    assert "for want of runs: the setting of fedknow." in page
+    assert "runs are missing" not in page
+    never = page.split("never asked for</caption>")[1].split("</table>")[0]
+    assert re.findall(r"<th scope='row'>(.*?)</th><td>(.*?)</td>", never) == [("fedknow, k=2", "1")]
+
+
 def test_page_without_any_run_is_a_page(comparison_of):
     page = page_of(comparison_of({"fedavg": {1: None, 2: None}, "local": {1: None, 2: None}}))
     assert "against <strong>fedavg</strong>: nothing yet." in page

@@ -195,6 +195,13 @@ def test_method_with_a_choosing_run_missing_has_no_choice_yet(comparison_of):
     assert compute(comparison_of(runs, choosing_seeds=(1,))).chosen == {"fedavg"}
 
 
+def test_method_with_a_case_that_was_never_run_on_the_choosing_seeds_has_no_choice(comparison_of):
+    runs = CHOICES | {"fedknow, margin=1": {2: FakeRun(90, 90)}}
+    numbers = compute(comparison_of(runs, choosing_seeds=(1,)))
+    assert (numbers.chosen, numbers.missing) == ({"fedavg"}, ())
+    assert numbers.never_planned == (("fedknow, margin=1", 1),)
+
+
 def test_negative_transfer_counts_the_clients_that_do_better_alone(comparison_of):
     """Alone both clients end at (50 + 60) / 2; together one of them at (30 + 60) / 2."""
     numbers = compute(
