@@ -96,7 +96,7 @@ def _compare(
     from fedknow_ray.experiment.compare import compare as make_runs
     from fedknow_ray.experiment.grid import read_grid
     from fedknow_ray.experiment.planning import Choices
-    from fedknow_ray.report.comparison import summarise_comparison, write_comparison
+    from fedknow_ray.report.comparison import write_comparison
     from fedknow_ray.results.comparison import load_comparison
 
     command = shlex.join(["fedknow-ray", *sys.argv[1:]])
@@ -106,9 +106,7 @@ def _compare(
     with Progress(console, quiet=quiet) as progress:
         grid = read_grid(config, names, vary, sets, each)
         failures = make_runs(grid, out, choices, progress, jobs=jobs, share=not no_share)
-    comparison = load_comparison(out)
-    write_comparison(comparison)
-    summary = summarise_comparison(comparison)
+    summary = write_comparison(load_comparison(out))
     if not quiet:
         _print_table(console if as_json else Console(), closing_table(summary))
     if as_json:
@@ -176,7 +174,7 @@ class Progress:
 
 
 def closing_table(summary: Mapping[str, Any]) -> Table:
-    """Return the table that ends a comparison, from `report.comparison.summarise_comparison`: a line for each case."""
+    """Return the table that ends a comparison, from `report.comparison.write_comparison`: a line for each case."""
     baselines = {case["baseline"] for case in summary["cases"]}
     several = len(baselines) > 1
     against = "the case in the last column" if several else "".join(baselines)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,30 +20,21 @@ from fedknow_ray.results.store import to_parquet
 TABLE_FILE, CSV_FILE, PAGE_FILE = "comparison.parquet", "comparison.csv", "comparison.html"
 
 
-def write_comparison(comparison: Comparison) -> Path:
-    """Write the table, as Parquet and as CSV, and the page into the comparison's folder; return the page's path.
+def write_comparison(comparison: Comparison) -> dict[str, Any]:
+    """Write the table, as Parquet and as CSV, and the page into the comparison's folder.
+
+    Returns the comparison as one JSON object: `comparison_numbers.summary`, and the paths "table", "csv" and "page".
 
     Raises:
         RunDirectoryError: if a finished run cannot be read, or a file cannot be written.
     """
     numbers = compute(comparison)
     table = comparison_table(numbers)
+    paths = {"table": TABLE_FILE, "csv": CSV_FILE, "page": PAGE_FILE}
     write_atomically(comparison.path / TABLE_FILE, to_parquet(table))
     write_atomically(comparison.path / CSV_FILE, _csv(table))
-    page = comparison.path / PAGE_FILE
-    write_atomically(page, render_comparison(numbers).encode())
-    return page
-
-
-def summarise_comparison(comparison: Comparison) -> dict[str, Any]:
-    """Return the comparison as one JSON object: its cases with their figures, and where the table and the page are.
-
-    Raises:
-        RunDirectoryError: if a finished run cannot be read.
-    """
-    folder = comparison.path
-    paths = {"table": TABLE_FILE, "csv": CSV_FILE, "page": PAGE_FILE}
-    return summary(compute(comparison)) | {name: str(folder / file) for name, file in paths.items()}
+    write_atomically(comparison.path / PAGE_FILE, render_comparison(numbers).encode())
+    return summary(numbers) | {name: str(comparison.path / file) for name, file in paths.items()}
 
 
 def _csv(table: pa.Table) -> bytes:

@@ -13,7 +13,7 @@ from fake_comparison import FakeRun
 from test_page import Page, open_in_browser
 
 from fedknow_ray.errors import RunDirectoryError
-from fedknow_ray.report.comparison import summarise_comparison, write_comparison
+from fedknow_ray.report.comparison import write_comparison
 from fedknow_ray.report.comparison_numbers import TABLE, compute
 from fedknow_ray.report.comparison_page import render_comparison
 
@@ -31,25 +31,26 @@ def comparison(comparison_of):
 
 
 @pytest.fixture(scope="module")
-def written(comparison) -> Path:
+def told(comparison):
+    """What writing it has returned."""
     return write_comparison(comparison)
 
 
 @pytest.fixture(scope="module")
-def html(written):
-    return written.read_text(encoding="utf-8")
+def html(told):
+    return Path(told["page"]).read_text(encoding="utf-8")
 
 
 def page_of(comparison):
     return render_comparison(compute(comparison)).split("<script")[0]
 
 
-def test_table_and_page_lie_in_the_folder_of_the_comparison(comparison, written):
-    assert written == comparison.path / "comparison.html"
+def test_table_and_page_lie_in_the_folder_of_the_comparison(comparison, told):
+    assert told["page"] == str(comparison.path / "comparison.html")
     assert pq.read_table(comparison.path / "comparison.parquet").schema.equals(TABLE)
 
 
-def test_csv_holds_the_same_rows_as_the_parquet_file(comparison, written):
+def test_csv_holds_the_same_rows_as_the_parquet_file(comparison, told):
     rows = pq.read_table(comparison.path / "comparison.parquet").to_pylist()
     with (comparison.path / "comparison.csv").open(newline="", encoding="utf-8") as stream:
         lines = list(csv.DictReader(stream))
@@ -63,15 +64,15 @@ def test_csv_holds_the_same_rows_as_the_parquet_file(comparison, written):
         assert (line["task_index"] == "") == (row["task_index"] is None)
 
 
-def test_same_runs_give_the_same_files(comparison, written):
+def test_same_runs_give_the_same_files(comparison, told):
     names = ("comparison.parquet", "comparison.csv", "comparison.html")
     before = [(comparison.path / name).read_bytes() for name in names]
     write_comparison(comparison)
     assert [(comparison.path / name).read_bytes() for name in names] == before
 
 
-def test_json_names_the_files_that_were_written(comparison, written):
-    told = json.loads(json.dumps(summarise_comparison(comparison)))
+def test_json_names_the_files_that_were_written(told):
+    assert json.loads(json.dumps(told)) == told
     assert [Path(told[name]).is_file() for name in ("table", "csv", "page")] == [True] * 3
     assert (told["runs"]["missing"], told["choosing_seeds"], told["reporting_seeds"]) == (1, [1], [2, 3])
 
