@@ -103,10 +103,14 @@ def _compare(
     choices = Choices(seeds=seeds, choose_on=choose_on, baseline=baseline, command=command)
     names = [name.strip() for name in methods.split(",") if name.strip()]
     console = Console(stderr=True)
+    summary: dict[str, Any] = {}
+
+    def write() -> None:
+        summary.update(write_comparison(load_comparison(out)))
+
     with Progress(console, quiet=quiet) as progress:
         grid = read_grid(config, names, vary, sets, each)
-        failures = make_runs(grid, out, choices, progress, jobs=jobs, share=not no_share)
-    summary = write_comparison(load_comparison(out))
+        failures = make_runs(grid, out, choices, progress, jobs=jobs, share=not no_share, finish=write)
     if not quiet:
         _print_table(console if as_json else Console(), closing_table(summary))
     if as_json:

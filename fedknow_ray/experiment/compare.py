@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,11 +65,13 @@ def compare(
     jobs: int | None = None,
     share: bool = True,
     workers: Workers | None = None,
+    finish: Callable[[], None] | None = None,
 ) -> dict[RunId, Failure]:
     """Make the runs of a grid that the folder *out* does not have yet; return those that failed, and why.
 
     *jobs* runs are made at once, by default as many as there are cores for at the threads of a run. With *share* runs
-    make a common past once. *workers* make the runs in place of processes of their own.
+    make a common past once. *workers* make the runs in place of processes of their own. *finish* is called when all
+    runs have ended and the folder is still held: what it writes there no other program writes at the same time.
 
     Raises:
         UserError: before anything starts, if the options, a config or what lies in *out* is wrong.
@@ -94,9 +96,13 @@ def compare(
         states = _States(out / STATES, {run: folders[run].relative_to(out) for run in folders}, configs)
         making = _Making(config, orders, folders, states, watcher, share=share)
         if workers is not None:
-            return making.make(workers)
-        with ProcessWorkers(min(jobs or default_jobs(configs.values()), max(1, len(pending)))) as processes:
-            return making.make(processes)
+            failures = making.make(workers)
+        else:
+            with ProcessWorkers(min(jobs or default_jobs(configs.values()), max(1, len(pending)))) as processes:
+                failures = making.make(processes)
+        if finish is not None:
+            finish()
+        return failures
 
 
 def _plan(grid: Grid, out: Path, first: int, choices: Choices) -> tuple[Plan, dict[RunId, RunConfig]]:

@@ -221,6 +221,18 @@ def test_what_another_program_adds_before_the_folder_is_locked_is_kept(
     assert len(workers.orders) == int(new)
 
 
+def test_what_ends_a_comparison_is_written_while_the_folder_is_held(tmp_path: Path):
+    def finish() -> None:
+        made.append(set(runs(tmp_path)))
+        with pytest.raises(RunDirectoryError, match="another program makes the runs"):
+            make(tmp_path, ("fedavg",), ())
+
+    made: list[set[str]] = []
+    grid = read_grid(write_config(tmp_path), ["fedavg"])
+    compare(grid, tmp_path / "out", Choices(seeds=1), Log(), workers=InlineWorkers(), finish=finish)
+    assert made == [{"fedavg, 1"}]
+
+
 def test_a_wrong_baseline_leaves_no_folder_behind(tmp_path: Path):
     grid = read_grid(write_config(tmp_path), ["fedavg"])
     with pytest.raises(UserError, match="the baseline 'local' is no method"):
