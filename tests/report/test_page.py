@@ -5,35 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
+from html_page import Page, open_in_browser
 
 from fedknow_ray.report import render_report, write_report
 from fedknow_ray.report.page import _headline
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-class Page(HTMLParser):
-    """Collects tags with their attributes, and the text of each script."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.scripts = [], []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_data(self, data):
-        if self.tags and self.tags[-1][0] == "script":
-            self.scripts[-1] += data
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +35,7 @@ def test_same_run_gives_the_same_page(fake_run, html):
 
 
 def test_nothing_is_loaded_from_elsewhere(page):
-    addresses = [value for _, attributes in page.tags for name, value in attributes.items() if name in {"src", "href"}]
-    assert addresses == ["data:,"]
+    assert page.addresses() == ["data:,"]
 
 
 def test_style_asks_for_nothing(html):
@@ -90,11 +66,12 @@ def test_config_is_shown_escaped(html):
 
 
 def test_ids_are_unique_and_references_exist(page):
-    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    for _, attributes in page.tags:
-        for name in ("aria-labelledby", "aria-describedby"):
-            assert attributes.get(name, ids[0]) in ids
+    assert page.faults_of_ids() == []
+
+
+def test_ids_that_are_used_twice_or_by_none_are_found():
+    page = Page("<p id='a'></p><p id='a' aria-labelledby='b' aria-describedby='a'></p>")
+    assert page.faults_of_ids() == ["a", "b"]
 
 
 def test_title_and_line_below_tell_what_was_run(html):
@@ -120,18 +97,6 @@ def test_headline_with_one_task_says_that_nothing_can_be_forgotten(run_of):
 def test_unfinished_run_is_called_so(run_of, html):
     assert "This run did not finish" in render_report(run_of(tasks=1, rounds=1, finished=False))
     assert "This run did not finish" not in html
-
-
-def open_in_browser(path, profile):
-    """Return (the document after its scripts ran, what the console said)."""
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium on the PATH (Debian: apt-get install chromium)")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr"]
-    command += ["--virtual-time-budget=10000", "--dump-dom", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
 @pytest.mark.browser
