@@ -184,13 +184,13 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     against = "the case in the last column" if several else "".join(baselines)
     title = f"{summary['name']}: average accuracy, against {against}"
     table = Table(header_style="bold", title=title, title_justify="left")
-    table.add_column("case")
+    table.add_column("case", overflow="fold")
     table.add_column("seeds", justify="right")
     for heading in ("own model", "global model", "forgetting", "difference, own"):
         table.add_column(heading, justify="right")
     table.add_column("")
     if several:
-        table.add_column("against")
+        table.add_column("against", overflow="fold")
     for case in summary["cases"]:
         table.add_row(*_cells(case), *([_baseline(case)] if several else []))
     paths = f"page   {summary['page']}\ntable  {summary['table']}"

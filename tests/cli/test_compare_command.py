@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from fedknow_ray.cli.app import app
 from fedknow_ray.cli.compare import closing_table, raise_failures
@@ -173,6 +174,16 @@ def test_the_closing_table_names_the_baseline_of_each_case_where_they_are_severa
     shown = closing_table({"name": "tiny", "choosing_seeds": [], "cases": cases, **files})
     assert shown.title == "tiny: average accuracy, against the case in the last column"
     assert (shown.columns[-1].header, list(shown.columns[-1].cells)) == ("against", ["", "", "fedavg, lr=2"])
+
+
+def test_a_narrow_terminal_folds_the_labels_of_the_closing_table_and_cuts_none_off():
+    labels = [f"fedknow, integration={kind}_then_projection" for kind in ("sum", "mean")]
+    cases = [{"label": label, "baseline": label, "chosen": False, "metrics": {}} for label in labels]
+    summary = {"name": "tiny", "choosing_seeds": [], "cases": cases, "page": "o/page", "table": "o/table"}
+    console = Console(width=90)
+    with console.capture() as captured:
+        console.print(closing_table(summary))
+    assert "…" not in captured.get()
 
 
 def test_failures_with_one_cause_are_told_once():
