@@ -120,14 +120,16 @@ def baselines(plan: Plan) -> dict[str, str]:
     """Return which case each one is compared with, by label.
 
     That is the counterpart of the plan's baseline: its method with its `method.*` settings, and all other settings as
-    the case has them, so that a difference is never the work of another precision or model. Where the plan has no such
-    case, it is the plan's baseline itself.
+    the case has them, so that the difference of two methods is never the work of another precision or model. Where the
+    plan has no such case, it is the plan's baseline itself, as it is for the counterparts: what another precision or
+    model does to the baseline's method is their difference.
     """
     chief = next(case for case in plan.cases if case.label == plan.baseline)
     alike = [case for case in plan.cases if case.method == chief.method and _of_method(case) == _of_method(chief)]
-    return {
+    others = [case for case in plan.cases if case not in alike]
+    return dict.fromkeys((case.label for case in plan.cases), chief.label) | {
         case.label: next((other.label for other in alike if _beside_method(other) == _beside_method(case)), chief.label)
-        for case in plan.cases
+        for case in others
     }
 
 

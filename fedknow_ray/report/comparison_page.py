@@ -118,7 +118,7 @@ def _against(numbers: ComparisonNumbers) -> str:
     return (
         "of each case against its baseline, which is the counterpart of "
         f"<strong>{escape(numbers.plan.baseline)}</strong> with the same settings beside the method's, or "
-        "where there is none that case itself"
+        "where there is none, and for a counterpart, that case itself"
     )
 
 

@@ -112,7 +112,7 @@ def test_page_of_several_baselines_says_so(comparison_of):
     page = page_of(comparison_of({label: {1: FakeRun(40, 60)} for label in labels}))
     assert "against its baseline, which is the counterpart of <strong>fedavg, model.head=local</strong>" in page
     assert "against <strong>" not in page
-    assert "2 with no difference shown" in page
+    assert "3 with no difference shown" in page
 
 
 def test_page_warns_of_settings_chosen_on_the_reported_seeds(comparison_of):

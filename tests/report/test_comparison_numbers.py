@@ -71,13 +71,19 @@ MATCHED = {
 
 
 def test_case_is_compared_with_the_baselines_counterpart_among_its_other_settings(comparison_of):
+    """And the counterpart itself with the baseline: 40 against 50."""
     numbers = compute(comparison_of(MATCHED))
     local, shared = list(MATCHED)[:2]
-    assert numbers.baselines == dict(zip(MATCHED, [local, shared, shared, shared, local, local], strict=True))
+    assert numbers.baselines == dict(zip(MATCHED, [local, local, shared, shared, local, local], strict=True))
     differences = [numbers.difference(label, OWN) for label in MATCHED]
-    assert differences[:2] == [None, None]
-    assert [one.interval.mean for one in differences[2:]] == close([0.05, 0.15, 0.10, 0.15])
+    assert differences[0] is None
+    assert [one.interval.mean for one in differences[1:]] == close([-0.10, 0.05, 0.15, 0.10, 0.15])
     assert numbers.one_baseline is None
+
+
+def test_settings_of_one_method_are_compared_with_the_first_of_them(comparison_of):
+    runs = {f"fedavg, model.head={head}": {1: FakeRun(40, 60)} for head in ("local", "global", "shared")}
+    assert compute(comparison_of(runs)).one_baseline == "fedavg, model.head=local"
 
 
 def test_table_and_summary_name_the_baseline_of_each_case(comparison_of):

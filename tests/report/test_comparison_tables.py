@@ -47,14 +47,18 @@ MATCHED = {
 
 def test_summary_has_the_number_of_each_cases_baseline_where_they_are_several(comparison_of):
     rows = rows_of(tables.summary_table(compute(comparison_of(MATCHED))))
-    assert [row[6] for row in rows] == [["1"], ["2"], ["2"]]
-    assert [" ".join(row[7]) for row in rows] == ["baseline", "baseline", "+15.0 no difference shown"]
-    assert [row[0][-1] for row in rows] == ["baseline", "baseline", "model.head=global"]
+    assert [row[6] for row in rows] == [["1"], ["1"], ["2"]]
+    assert [" ".join(row[7]) for row in rows] == [
+        "baseline",
+        "−10.0 no difference shown",
+        "+15.0 no difference shown",
+    ]
+    assert [row[0][-1] for row in rows] == ["baseline", "model.head=global", "model.head=global"]
 
 
 def test_costs_have_their_ratio_to_the_cases_own_baseline(comparison_of):
     rows = rows_of(tables.cost_table(compute(comparison_of(MATCHED))))
-    assert [row[5][-1] for row in rows] == ["1.00×", "1.00×", "2.00×"]
+    assert [row[5][-1] for row in rows] == ["1.00×", "2.00×", "2.00×"]
 
 
 def test_labels_are_escaped(numbers):
