@@ -34,6 +34,9 @@ torch.set_num_threads(1)
 SIDE, CHANNELS, CLASSES = 8, 1, 2
 SIZE: dict[str, int] = {"height": SIDE, "width": SIDE, "channels": CHANNELS}
 
+#: The values of FedKNOW's `integration`.
+INTEGRATIONS = ("projection", "preconditioned", "sum_then_projection", "sum", "feature_projection")
+
 
 class SmallFeatures(nn.Module):
     """conv 3x3 to 3 channels, ReLU, pooling, linear to 5, ReLU, dropout after the linear layer."""

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scripts import load_script
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "comparison_rows.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("comparison_rows", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("comparison_rows", SCRIPT)
 
 
 def table_of(benchmark: ModuleType, path: Path, baselines: dict[str, str]) -> list[dict[str, str]]:

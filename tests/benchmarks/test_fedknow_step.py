@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from scripts import load_script
 
 # The bits of sums depend on the number of threads, and this machine is shared.
 torch.set_num_threads(1)
@@ -19,10 +19,7 @@ WAYS = ("ours", "sum", "plain", "lower", "obvious")
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fedknow_step", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("fedknow_step", SCRIPT)
     module.IMAGES, module.BATCH = 8, 4
     module.TRAINING = module.TrainingConfig(local_epochs=1, batch_size=4)
     return module

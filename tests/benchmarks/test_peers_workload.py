@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 PEERS = Path(os.environ.get("FEDKNOW_PEERS", ROOT.parent / "shared" / "peers"))
@@ -19,11 +19,7 @@ pytestmark = pytest.mark.skipif(not (PEERS / "workload.py").exists(), reason=f"t
 
 def load(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(name, path)
 
 
 def plain_digest(floor: ModuleType, workload: ModuleType, work: object) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from workbench import ADAM, CLASSES, DRY, NORMED, SGD, Bench, steps_of, task_data, training
+from workbench import ADAM, CLASSES, DRY, INTEGRATIONS, NORMED, SGD, Bench, steps_of, task_data, training
 
 from fedknow_ray.federation.visit import VisitKind, plan_visit
 from fedknow_ray.methods.catalogue import METHODS
@@ -39,7 +39,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fedknow/authors_code": ("fedknow", {"variant": "authors_code"}),
     "fedknow/authors_code k=2": ("fedknow", {"variant": "authors_code", "signature_tasks": 2, "retrain_epochs": 0}),
 }
-INTEGRATIONS = ("projection", "preconditioned", "sum_then_projection", "sum", "feature_projection")
 every_method = pytest.mark.parametrize("variant", VARIANTS)
 
 

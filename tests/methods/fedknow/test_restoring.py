@@ -11,7 +11,20 @@ import torch
 from choosing import choose
 from torch import Tensor
 from twins import batch_of, logits_of, obvious_gradient, obvious_own_gradient, soft_loss
-from workbench import ADAM, CLASSES, DRY, NORMED, SGD, Bench, flat_gradient, make_learner, steps_of, training, twin_of
+from workbench import (
+    ADAM,
+    CLASSES,
+    DRY,
+    INTEGRATIONS,
+    NORMED,
+    SGD,
+    Bench,
+    flat_gradient,
+    make_learner,
+    steps_of,
+    training,
+    twin_of,
+)
 
 from fedknow_ray.config.model import SgdOptimizer
 from fedknow_ray.federation.visit import VisitKind, VisitReport, plan_visit
@@ -21,7 +34,6 @@ from fedknow_ray.methods.learner import Batch
 from fedknow_ray.seeding import stream
 
 PAPER: dict[str, Any] = {"variant": "paper"}
-INTEGRATIONS = ("projection", "preconditioned", "sum_then_projection", "sum", "feature_projection")
 SECOND_USE = {
     "second_use_steps",
     "second_use_violated_steps",

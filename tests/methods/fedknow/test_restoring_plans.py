@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from workbench import DRY, Bench, steps_of
+from workbench import DRY, INTEGRATIONS, Bench, steps_of
 
 from fedknow_ray.federation.visit import VisitKind, plan_visit
-
-INTEGRATIONS = ("projection", "preconditioned", "sum_then_projection", "sum", "feature_projection")
 
 
 @pytest.mark.parametrize(
