@@ -126,11 +126,11 @@ def baselines(plan: Plan) -> dict[str, str]:
     """
     chief = next(case for case in plan.cases if case.label == plan.baseline)
     alike = [case for case in plan.cases if case.method == chief.method and _of_method(case) == _of_method(chief)]
-    others = [case for case in plan.cases if case not in alike]
-    return dict.fromkeys((case.label for case in plan.cases), chief.label) | {
-        case.label: next((other.label for other in alike if _beside_method(other) == _beside_method(case)), chief.label)
-        for case in others
-    }
+
+    def counterpart(case: Case) -> Case:
+        return next((other for other in alike if _beside_method(other) == _beside_method(case)), chief)
+
+    return {case.label: (chief if case in alike else counterpart(case)).label for case in plan.cases}
 
 
 def _measure(comparison: Comparison, case: Case) -> dict[int, dict[Measure, float]]:
