@@ -1,6 +1,6 @@
 """Prints comparisons as the tables of docs/results/fedknow.md: a row a case, read from `comparison.parquet`.
 
-python benchmarks/comparison_rows.py comparisons/integration [--figures own_gradient_norm,own_gradient_cosine]
+python benchmarks/comparison_rows.py comparisons/mini [--figures own_gradient_norm,own_gradient_cosine]
 
 Accuracy as mean and half of the 95 % interval; the difference to the case's baseline, paired over seeds, in points
 with its interval, and in bold where it is a win or a loss. With --figures also the mean of figures that the method

@@ -5,8 +5,8 @@
 #   sh benchmarks/fedknow_experiments.sh DATA OUT NAME...     DATA holds cifar100-*.parquet
 #   python benchmarks/comparison_rows.py OUT/FOLDER           prints a comparison's tables
 #
-# headline, ten_tasks, growth, choice and variants each make a comparison OUT/NAME. The others add their cases to one, OUT/mini,
-# so that they share FedAvg, local training and what their cases have in common with the others'.
+# headline, ten_tasks, growth, choice and variants each make a comparison OUT/NAME. The others add their cases to one,
+# OUT/mini, so that they share FedAvg, local training and what their cases have in common with the others'.
 set -eu
 data=$1 out=$2
 shift 2
