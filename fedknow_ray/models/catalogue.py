@@ -48,6 +48,15 @@ def _build_cnn6(height: int, width: int, channels: int) -> nn.Module:
     return Cnn6Features(height, width, channels)
 
 
+def _build_cnn6_half(height: int, width: int, channels: int) -> nn.Module:
+    from fedknow_ray.models.cnn6 import Cnn6Features
+
+    return Cnn6Features(height, width, channels, divisor=2)
+
+
 MODELS: Registry[ModelSpec] = Registry("model", "fedknow_ray.models")
 # Three halvings leave at least one pixel of 8; above 64 the first linear layer would pass 8 million weights.
 MODELS.register("cnn6", ModelSpec("cnn6", "small_cnn", minimum_size=8, maximum_size=64, build=_build_cnn6))
+MODELS.register(
+    "cnn6_half", ModelSpec("cnn6_half", "small_cnn", minimum_size=8, maximum_size=64, build=_build_cnn6_half)
+)

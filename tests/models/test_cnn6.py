@@ -65,3 +65,13 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(features(x), features(x))
     features.train()
     assert not torch.equal(features(x), features(x))
+
+
+def test_half_the_widths_at_32_x_32_x_3():
+    """The same shapes with 16, 32, 64 channels and 512 features: about a quarter of weights and multiply-adds."""
+    convolutions = [(3, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64)]
+    weights = sum((9 * before + 1) * after for before, after in convolutions) + 1025 * 512
+    half = measure_footprint(MODELS.get("cnn6_half"), height=32, width=32, channels=3)
+    assert (half.P, half.F) == (weights, 512) == (596_880, 512)
+    multiply_adds = 1024 * 9 * (3 + 16) * 16 + 256 * 9 * (16 + 32) * 32 + 64 * 9 * (32 + 64) * 64 + 1024 * 512
+    assert half.forward_flops == pytest.approx(2 * multiply_adds, rel=0.01)
