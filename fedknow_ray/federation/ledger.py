@@ -41,8 +41,8 @@ class PricedVisit:
         """Seconds from the start of the download to the end of the upload."""
         return self.download_s + self.compute_s + self.upload_s
 
-    def row(self, report: VisitReport, wait_s: float) -> VisitRow:
-        """Return the visit's record.
+    def row(self, report: VisitReport, *, start_s: float, wait_s: float) -> VisitRow:
+        """Return the record of the visit that began at *start_s*.
 
         Raises:
             PlanMismatch: if the counted work or bytes are not the planned ones.
@@ -57,6 +57,7 @@ class PricedVisit:
             round_index=facts.round_index,
             kind=str(self.order.kind),
             status="ok",
+            start_s=start_s,
             download_s=self.download_s,
             compute_s=self.compute_s,
             upload_s=self.upload_s,
@@ -65,6 +66,7 @@ class PricedVisit:
             upload_bytes=report.upload_bytes,
             flops=report.work.flops,
             moved_bytes=report.work.moved_bytes,
+            work=self.plan.work.plain(),
             peak_memory_bytes=self.plan.peak_memory_bytes,
             energy_j=energy_j(self.device, compute_s=self.compute_s, idle_s=idle_s),
             loss=report.loss,

@@ -185,7 +185,9 @@ class Scheduler:
             end_s, visit = self._clock.pop()
             done.append((visit, self._executor.report(visit.order), end_s))
         done.sort(key=lambda entry: entry[0].order.client_id)
-        rows: list[Row] = [visit.row(report, wait_s=self.now_s - end_s) for visit, report, end_s in done]
+        rows: list[Row] = [
+            visit.row(report, start_s=start_s, wait_s=self.now_s - end_s) for visit, report, end_s in done
+        ]
         self._record([*rows, *(event for entry in done for event in self._events(*entry))])
         self._transferred_bytes += sum(visit.upload_bytes + visit.download_bytes for visit in visits)
 

@@ -50,6 +50,9 @@ class VisitRow:
     violated_steps: int | None
     host_wall_s: float
     host_cpu_s: float
+    start_s: float
+    work: Sequence[Mapping[str, str | int]]
+    """The steps behind `flops` and `moved_bytes`, equal ones together: phase, count, and both of one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,18 @@ def _schema(table: str, *columns: tuple[str, pa.DataType], nullable: Sequence[st
 
 _INDEX, _COUNT, _REAL, _TEXT = pa.int32(), pa.int64(), pa.float64(), pa.string()
 
+
+def _list_of(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.field("element", kind, nullable=False))
+
+
+_STEP = pa.struct(
+    [
+        pa.field(name, kind, nullable=False)
+        for name, kind in (("phase", _TEXT), ("count", _COUNT), ("flops", _COUNT), ("moved_bytes", _COUNT))
+    ]
+)
+
 VISITS = _schema(
     "visits",
     ("client_id", _INDEX),
@@ -134,6 +149,8 @@ VISITS = _schema(
     ("violated_steps", _COUNT),
     ("host_wall_s", _REAL),
     ("host_cpu_s", _REAL),
+    ("start_s", _REAL),
+    ("work", _list_of(_STEP)),
     nullable=("peak_memory_bytes", "energy_j", "loss", "integrated_steps", "violated_steps"),
 )
 
@@ -143,7 +160,7 @@ ROUNDS = _schema(
     ("round_index", _INDEX),
     ("start_s", _REAL),
     ("end_s", _REAL),
-    ("clients", pa.list_(pa.field("element", _INDEX, nullable=False))),
+    ("clients", _list_of(_INDEX)),
     ("upload_bytes", _COUNT),
     ("download_bytes", _COUNT),
 )

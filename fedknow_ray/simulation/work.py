@@ -7,7 +7,7 @@ A multiply-add is two FLOPs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Self
 
 
@@ -65,6 +65,10 @@ class Work:
     def moved_bytes(self) -> int:
         """Total bytes moved by all steps."""
         return sum(item.count * item.moved_bytes for item in self.items)
+
+    def plain(self) -> list[dict[str, str | int]]:
+        """Return the items as the records of the `visits` table."""
+        return [asdict(item) for item in self.items]
 
     def __add__(self, other: Work) -> Work:
         return Work(self.items + other.items)

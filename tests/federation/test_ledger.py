@@ -57,19 +57,21 @@ def report(**changes: object) -> VisitReport:
 
 def test_a_row_holds_plan_count_and_energy():
     """10 W for 6 s, 1 W for 2.5 s of download, 4.5 s of upload and 3 s of waiting."""
-    row = make_ledger().price(order()).row(report(), wait_s=3.0)
+    row = make_ledger().price(order()).row(report(), start_s=1.5, wait_s=3.0)
     assert (row.client_id, row.device, row.task_index, row.round_index, row.kind) == (0, "slow", 1, 2, "train")
     assert (row.download_s, row.compute_s, row.upload_s, row.wait_s) == (2.5, 6.0, 4.5, 3.0)
     assert (row.flops, row.moved_bytes, row.peak_memory_bytes) == (0, 6 * 10**6, 1000)
     assert (row.loss, row.integrated_steps, row.violated_steps) == (0.5, 7, 3)
     assert (row.host_wall_s, row.host_cpu_s, row.status) == (0.1, 0.2, "ok")
     assert row.energy_j == 60 + 10
+    assert row.start_s == 1.5
+    assert row.work == [{"phase": "train", "count": 6, "flops": 0, "moved_bytes": 10**6}]
 
 
 def test_energy_is_unknown_where_watts_are():
     unknown = replace(DEVICES[0], busy_w=None)
     ledger = Ledger(FakeMethod(), (unknown,), make_ledger().link, PAYLOAD_BYTES, "small_cnn")
-    assert ledger.price(order()).row(report(), wait_s=0.0).energy_j is None
+    assert ledger.price(order()).row(report(), start_s=0.0, wait_s=0.0).energy_j is None
 
 
 @pytest.mark.parametrize(
@@ -86,4 +88,4 @@ def test_other_work_or_bytes_than_planned_are_refused(wrong: dict[str, object]):
     """Two steps of 3 MB are not one of 6 MB: the time is a maximum a step."""
     planned = r"train of client 0 in task 1: planned .* = \(\{\('train', 0, 6000000\): 1\}, 4000000, 4000000\), counted"
     with pytest.raises(PlanMismatch, match=planned):
-        make_ledger().price(order()).row(report(**wrong), wait_s=0.0)
+        make_ledger().price(order()).row(report(**wrong), start_s=0.0, wait_s=0.0)

@@ -73,6 +73,8 @@ def _visit(client: int, task: int, fake: FakeRun) -> VisitRow:
         violated_steps=checked and checked // 2,
         host_wall_s=1.0,
         host_cpu_s=fake.cpu_s * (1 + task),
+        start_s=0.0,
+        work=[],
     )
 
 

@@ -113,6 +113,8 @@ def _visits(clients: list[int], task: int, round_index: int, kind: str, power: b
             violated_steps=20 if trains else None,
             host_wall_s=1.1,
             host_cpu_s=1.0,
+            start_s=0.0,
+            work=[],
         )
         for client in clients
     ]

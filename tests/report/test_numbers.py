@@ -42,6 +42,8 @@ VISIT = VisitRow(
     violated_steps=None,
     host_wall_s=0.5,
     host_cpu_s=0.25,
+    start_s=0.0,
+    work=[],
 )
 FINISH = {"kind": "finish_task", "round_index": 1, "upload_bytes": 0, "upload_s": 0.0, "loss": None}
 

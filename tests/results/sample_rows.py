@@ -24,6 +24,8 @@ VISIT = VisitRow(
     violated_steps=None,
     host_wall_s=0.125,
     host_cpu_s=0.0625,
+    start_s=0.0,
+    work=[],
 )
 ROUND = RoundRow(0, 1, 0.0, 2.75, (3,), 250, 500)
 ACCURACY = AccuracyRow(3, "own", 0, 0, 7, 8)
