@@ -65,7 +65,7 @@ def test_a_row_holds_plan_count_and_energy():
     assert (row.host_wall_s, row.host_cpu_s, row.status) == (0.1, 0.2, "ok")
     assert row.energy_j == 60 + 10
     assert row.start_s == 1.5
-    assert row.work == [{"phase": "train", "count": 6, "flops": 0, "moved_bytes": 10**6}]
+    assert row.work == [{"phase": "train", "count": 1, "flops": 0, "moved_bytes": 6 * 10**6}]
 
 
 def test_energy_is_unknown_where_watts_are():
