@@ -34,7 +34,8 @@ class Failures:
     """Says of each visit whether it fails: as scheduled, else with *probability*.
 
     Each visit has two draws from a stream of its own, whether it fails and where. So a greater probability keeps the
-    failures of a smaller one, each at the same place, and adds others.
+    failures of a smaller one, each at the same place, and adds others. A visit that is made again, with the same
+    indices, must be counted by *attempt*, or it would fail for ever; a scheduled failure is that of attempt 0.
 
     Raises:
         ValueError: if the probability does not lie in [0, 1], or one visit is scheduled twice.
@@ -48,12 +49,14 @@ class Failures:
         if len(self._schedule) < len(schedule):
             raise ValueError("a visit is scheduled to fail twice; a visit fails once")
 
-    def fails_at(self, client_id: int, task_index: int, round_index: int, kind: str) -> float | None:
+    def fails_at(self, client_id: int, task_index: int, round_index: int, kind: str, attempt: int = 0) -> float | None:
         """Return the fraction of its duration, in (0, 1), at which a visit fails; None if it does not."""
-        scheduled = self._schedule.get((client_id, task_index, round_index, kind))
-        if scheduled is not None or self._probability == 0:
+        if attempt == 0 and (scheduled := self._schedule.get((client_id, task_index, round_index, kind))) is not None:
             return scheduled
-        rng = stream(self._seed, f"failure/{kind}", client=client_id, task=task_index, round_index=round_index)
+        if self._probability == 0:
+            return None
+        purpose = f"failure/{kind}" if attempt == 0 else f"failure/{kind}/attempt={attempt}"
+        rng = stream(self._seed, purpose, client=client_id, task=task_index, round_index=round_index)
         fails = rng.random() < self._probability
         # random() may be 0; a whole number from 1 on may not
         return int(rng.integers(1, 2**53)) / 2**53 if fails else None

@@ -64,6 +64,16 @@ def test_a_scheduled_visit_fails_where_it_is_scheduled_to_whatever_is_drawn():
     assert Failures(schedule=schedule, seed=1).fails_at(3, 1, 1, "train") is None
 
 
+def test_each_attempt_at_a_visit_is_drawn_anew():
+    """Half of them fail, so 40 in a row is no chance; the schedule is of the first one."""
+    schedule = [ScheduledFailure(client_id=0, task_index=0, round_index=0, kind="finish_task", at=0.25)]
+    failures = Failures(probability=0.5, schedule=schedule, seed=1)
+    found = [failures.fails_at(0, 0, 0, "finish_task", attempt) for attempt in range(40)]
+    assert found[0] == 0.25
+    assert None in found[1:]
+    assert len(set(found)) > 10
+
+
 @pytest.mark.parametrize("at", [0, 1, -0.5, float("nan")])
 def test_a_fraction_outside_a_visit_is_refused(at: float):
     with pytest.raises(ValueError, match="a fraction between 0 and 1"):
