@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 
 import numpy as np
 
@@ -61,8 +62,7 @@ class Uniform(Selection):
 
     def pick(self, turn: Turn, count: int) -> tuple[int, ...]:
         """Return clients that have joined and not left; some of them may be off."""
-        is_member, time_s = self._availability.is_member, turn.time_s
-        return self._draw([c for c in turn.free if is_member(c, time_s)], turn, count)
+        return self._draw(self._availability.members_at(turn.free, turn.time_s), turn, count)
 
 
 class Available(Selection):
@@ -74,14 +74,10 @@ class Available(Selection):
 
     def pick(self, turn: Turn, count: int) -> tuple[int, ...]:
         """Return clients that are on."""
-        on = self._availability.on_at(turn.free, turn.time_s)
-        return self._draw(self._staying(on, turn) or on, turn, count)
-
-    def _staying(self, on: Sequence[int], turn: Turn) -> list[int]:
-        planned_s, on_until, time_s = turn.planned_s, self._availability.on_until, turn.time_s
-        if planned_s is None:
-            return []
-        return [c for c in on if (until_s := on_until(c, time_s)) == math.inf or time_s + planned_s(c) <= until_s]
+        staying: list[int] = []
+        if turn.planned_s is not None:
+            staying = self._availability.on_throughout(turn.free, turn.time_s, turn.planned_s)
+        return self._draw(staying or self._availability.on_at(turn.free, turn.time_s), turn, count)
 
 
 class LongestWaiting(Selection):
@@ -95,9 +91,9 @@ class LongestWaiting(Selection):
         on = self._availability.on_at(turn.free, turn.time_s)
         if count >= len(on):
             return tuple(on)
-        lots = self._rng(turn).permutation(len(on))
-        ranked = sorted(zip((turn.last_visit_s.get(c, -math.inf) for c in on), lots, on, strict=True))
-        return tuple(sorted(client_id for _, _, client_id in ranked[:count]))
+        lots = self._rng(turn).permutation(len(on)).tolist()
+        last_s = [turn.last_visit_s.get(c, -math.inf) for c in on]
+        return tuple(sorted(client_id for _, _, client_id in nsmallest(count, zip(last_s, lots, on, strict=True))))
 
 
 SELECTIONS: dict[str, type[Selection]] = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +29,14 @@ class Stretch(NamedTuple):
 
 
 class Availability(ABC):
-    """Says when each client is on; times are virtual seconds since the start of the run."""
+    """Says when each client is on; times are virtual seconds since the start of the run.
+
+    Questions come mostly in the order of time and many within one stretch, so the last answer for each client is kept:
+    it holds from the moment that was asked for to the end of the stretch.
+    """
+
+    def __init__(self) -> None:
+        self._recent: dict[int, tuple[float, Stretch]] = {}
 
     def stretch(self, client_id: int, time_s: float) -> Stretch:
         """Return whether the client is on at a moment, and until when it stays so.
@@ -37,9 +44,14 @@ class Availability(ABC):
         Raises:
             ValueError: if the time is negative or not finite.
         """
+        recent = self._recent.get(client_id)
+        if recent is not None and recent[0] <= time_s < recent[1].until_s:
+            return recent[1]
         if not 0 <= time_s < math.inf:
             raise ValueError(f"availability is known from 0 s on and at finite times, got {time_s} s")
-        return self._stretch(client_id, time_s)
+        stretch = self._stretch(client_id, time_s)
+        self._recent[client_id] = (time_s, stretch)
+        return stretch
 
     def is_on(self, client_id: int, time_s: float) -> bool:
         """Return whether the client is on."""
@@ -65,9 +77,17 @@ class Availability(ABC):
         """Return those of the clients that are on, in the order given."""
         return [client_id for client_id in clients if self.stretch(client_id, time_s).on]
 
+    def on_throughout(self, clients: Iterable[int], time_s: float, duration_s: Callable[[int], float]) -> list[int]:
+        """Return those of the clients that are on and stay so for the whole of each one's duration."""
+        return [c for c in self.on_at(clients, time_s) if time_s + duration_s(c) <= self.on_until(c, time_s)]
+
     def is_member(self, client_id: int, time_s: float) -> bool:
         """Return whether the client takes part at all: it has joined and not left; on or off is another matter."""
         return True
+
+    def members_at(self, clients: Iterable[int], time_s: float) -> list[int]:
+        """Return those of the clients that take part, in the order given."""
+        return [client_id for client_id in clients if self.is_member(client_id, time_s)]
 
     @abstractmethod
     def _stretch(self, client_id: int, time_s: float) -> Stretch:
@@ -81,6 +101,14 @@ class AlwaysOn(Availability):
         """Return all of the clients."""
         return list(clients)
 
+    def on_throughout(self, clients: Iterable[int], time_s: float, duration_s: Callable[[int], float]) -> list[int]:
+        """Return all of the clients."""
+        return list(clients)
+
+    def members_at(self, clients: Iterable[int], time_s: float) -> list[int]:
+        """Return all of the clients."""
+        return list(clients)
+
     def _stretch(self, client_id: int, time_s: float) -> Stretch:
         return Stretch(True, math.inf)
 
@@ -89,6 +117,7 @@ class Patterned(Availability):
     """Each client follows a pattern of its own: a duty cycle, or the intervals of a trace."""
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:
+        super().__init__()
         self._patterns = patterns
 
     def _stretch(self, client_id: int, time_s: float) -> Stretch:
@@ -123,6 +152,7 @@ class Markov(Availability):
     """
 
     def __init__(self, *, mean_on_s: float, mean_off_s: float, seed: int) -> None:
+        super().__init__()
         for name, mean_s in (("mean_on_s", mean_on_s), ("mean_off_s", mean_off_s)):
             if not 0 < mean_s < math.inf:
                 raise ValueError(f"{name} must be greater than 0 and finite, got {mean_s}")

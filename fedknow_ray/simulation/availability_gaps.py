@@ -39,6 +39,7 @@ class Outages(Availability):
     """Another availability, less the outages; outages of a client may overlap."""
 
     def __init__(self, inner: Availability, outages: Collection[Outage]) -> None:
+        super().__init__()
         gaps: dict[int, list[Gap]] = {}
         for outage in outages:
             for client_id in outage.clients:
@@ -63,6 +64,7 @@ class Membership(Availability):
     """
 
     def __init__(self, inner: Availability, joins_s: Mapping[int, float], leaves_s: Mapping[int, float]) -> None:
+        super().__init__()
         gaps: dict[int, list[Gap]] = {}
         for client_id in sorted({*joins_s, *leaves_s}):
             joins, leaves = joins_s.get(client_id, 0.0), leaves_s.get(client_id, math.inf)

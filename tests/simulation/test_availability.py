@@ -80,17 +80,26 @@ members = st.builds(
 every_model = st.one_of(plain, with_outages, members)
 
 
+def forgetful(model: Availability) -> Availability:
+    """Return the model without its memory of the last answers, so that each answer is worked out."""
+    inner: Availability | None = model
+    while inner is not None:
+        inner._recent.clear()
+        inner = getattr(inner, "_inner", None)
+    return model
+
+
 @settings(deadline=None)
 @given(every_model, st.integers(0, CLIENTS - 1), times_s)
 def test_next_on_is_on_and_nothing_before_it_is(model: Availability, client_id: int, time_s: float):
     next_s = model.next_on(client_id, time_s)
     assert next_s >= time_s
     if next_s < math.inf:
-        assert model.is_on(client_id, next_s)
+        assert forgetful(model).is_on(client_id, next_s)
     if next_s > time_s:
         last_s = min(math.nextafter(next_s, 0), 1e9)
         for moment_s in (time_s, time_s + (last_s - time_s) / 2, last_s):
-            assert not model.is_on(client_id, moment_s)
+            assert not forgetful(model).is_on(client_id, moment_s)
             assert model.next_on(client_id, moment_s) == next_s
 
 
@@ -106,10 +115,10 @@ def test_a_client_is_on_just_before_the_end_of_its_stretch_and_off_at_it(
     assert until_s > start_s
     last_s = min(math.nextafter(until_s, 0), 1e9)
     for moment_s in (start_s, start_s + (last_s - start_s) / 2, last_s):
-        assert model.is_on(client_id, moment_s)
+        assert forgetful(model).is_on(client_id, moment_s)
         assert model.on_until(client_id, moment_s) == until_s
     if until_s < math.inf:
-        assert not model.is_on(client_id, until_s)
+        assert not forgetful(model).is_on(client_id, until_s)
 
 
 @settings(deadline=None)
@@ -126,10 +135,23 @@ def test_answers_do_not_depend_on_the_order_of_the_questions(moments: list[float
 
 
 @settings(deadline=None)
+@given(every_model, st.lists(times_s, min_size=2, max_size=20))
+def test_answers_are_the_same_with_and_without_memory_of_the_last(model: Availability, moments: list[float]):
+    remembered = [model.stretch(0, time_s) for time_s in moments]
+    assert remembered == [forgetful(model).stretch(0, time_s) for time_s in moments]
+
+
+@settings(deadline=None)
 @given(every_model, st.lists(times_s, max_size=8))
 def test_those_who_are_on_are_those_whom_it_says_to_be_on(model: Availability, moments: list[float]):
     for time_s in moments:
-        assert model.on_at(range(CLIENTS), time_s) == [c for c in range(CLIENTS) if model.is_on(c, time_s)]
+        on = [c for c in range(CLIENTS) if model.is_on(c, time_s)]
+        assert model.on_at(range(CLIENTS), time_s) == on
+        staying = [c for c in on if model.on_until(c, time_s) >= time_s + 100 * c]
+        assert model.on_throughout(range(CLIENTS), time_s, lambda client_id: 100.0 * client_id) == staying
+        members = [c for c in range(CLIENTS) if model.is_member(c, time_s)]
+        assert model.members_at(range(CLIENTS), time_s) == members
+        assert set(on) <= set(members)
 
 
 def test_always_on():
