@@ -21,7 +21,7 @@ from fedknow_ray.errors import FedKnowError
 
 MAGIC = b"FKP1"
 ALIGNMENT = 64
-DTYPES = ("float32", "float16", "int8", "uint8", "int32", "int64")
+DTYPES = ("float32", "float16", "int8", "uint8", "int32", "uint32", "int64")
 #: What numpy can shape: no more dimensions, and no more values even where one side is 0.
 MOST_DIMENSIONS, MOST_VALUES = 32, 2**56
 
