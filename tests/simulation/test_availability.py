@@ -256,6 +256,11 @@ def test_outages_by_hand():
     assert [model.stretch(1, t) for t in (0, 2, 5)] == [cycle.stretch(1, t) for t in (0, 2, 5)]
 
 
+def test_an_outage_within_another_shortens_nothing():
+    zero = frozenset({0})
+    assert Outages(AlwaysOn(), [Outage(zero, 2, 12), Outage(zero, 3, 5)]).stretch(0, 4) == (False, 12)
+
+
 def test_an_outage_that_outlasts_a_stretch_waits_for_the_next():
     model = Outages(duty_cycle(period_s=10, on_s=4, offsets_s=[0]), [Outage(frozenset({0}), 2, 15)])
     assert model.stretch(0, 3) == (False, 20)
