@@ -9,8 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from fedknow_ray.config.availability import (
+    availability_findings,
+    failure_findings,
+    membership_findings,
+    outage_findings,
+)
 from fedknow_ray.config.catalogue import Catalogue, DatasetEntry, Names
 from fedknow_ray.config.model import CommonConfig, ShardsPartition
+from fedknow_ray.config.policy import DeadlinePolicy, FedAsyncPolicy, FedBuffPolicy, SynchronousPolicy
 from fedknow_ray.config.yaml import KeyPath
 from fedknow_ray.errors import did_you_mean
 
@@ -116,7 +123,7 @@ def _model_suits_data(config: CommonConfig, catalogue: Catalogue) -> Findings:
 
 def _somebody_visits(config: CommonConfig, catalogue: Catalogue) -> Findings:
     fraction, clients = config.training.client_fraction, config.scenario.clients
-    if config.policy.cohorts is None and config.clients_per_round == 0:
+    if _cohorts(config) is None and config.clients_per_round == 0:
         yield (
             ("training", "client_fraction"),
             f"{fraction:g} of {clients} clients is none; raise it to {1 / clients:.3g} or more",
@@ -145,13 +152,69 @@ def _shards_fit_samples(config: CommonConfig, catalogue: Catalogue) -> Findings:
 
 def _cohorts_name_clients(config: CommonConfig, catalogue: Catalogue) -> Findings:
     clients = config.scenario.clients
-    for round_index, cohort in enumerate(config.policy.cohorts or ()):
+    for round_index, cohort in enumerate(_cohorts(config) or ()):
         for position, client_id in enumerate(cohort):
             if client_id >= clients:
                 yield (
                     ("policy", "cohorts", round_index, position),
                     f"there is no client {client_id}: scenario.clients is {clients}, so they are 0 to {clients - 1}",
                 )
+
+
+def _cohorts(config: CommonConfig) -> tuple[tuple[int, ...], ...] | None:
+    return config.policy.cohorts if isinstance(config.policy, SynchronousPolicy) else None
+
+
+def _deadline_does_something(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    policy = config.policy
+    if isinstance(policy, DeadlinePolicy) and policy.deadline_s is None and policy.over_selection == 1:
+        yield ("policy",), "has no deadline_s and an over_selection of 1, so nobody can be late; give one of them"
+    if isinstance(policy, DeadlinePolicy) and policy.deadline_s == 0:
+        yield ("policy", "deadline_s"), "must be greater than 0: in no time nobody arrives"
+
+
+def _buffer_can_fill(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    policy, visits = config.policy, config.training.rounds_per_task * config.clients_per_round
+    if isinstance(policy, FedBuffPolicy) and policy.buffer_size > visits:
+        yield (
+            ("policy", "buffer_size"),
+            f"{policy.buffer_size} updates never come together: a task has {visits} visits (training.rounds_per_task x "
+            f"clients of a round); lower it to {visits} or less",
+        )
+    if isinstance(policy, FedBuffPolicy | FedAsyncPolicy) and (policy.concurrency or 0) > config.scenario.clients:
+        yield (
+            ("policy", "concurrency"),
+            f"{policy.concurrency} is more than the {config.scenario.clients} clients (scenario.clients)",
+        )
+
+
+def _availability_adds_up(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    yield from availability_findings(config.availability, config.scenario.clients)
+
+
+def _outages_add_up(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    yield from outage_findings(config.outages, config.scenario.clients, config.devices)
+
+
+def _members_stay(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    yield from membership_findings(config.fleet)
+
+
+def _failures_can_happen(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    rounds = config.training.rounds_per_task if isinstance(config.policy, SynchronousPolicy | DeadlinePolicy) else None
+    scenario = config.scenario
+    yield from failure_findings(config.failures, clients=scenario.clients, tasks=scenario.tasks, rounds=rounds)
+
+
+def _clock_is_calibrated(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    if config.clock == "measured" and config.host_device is None:
+        yield (
+            ("host_device",),
+            "clock: measured needs the device file of this host; make it with fedknow-ray calibrate --out FILE, and "
+            "give its name here and FILE as devices_path",
+        )
+    if config.clock == "virtual" and config.host_device is not None:
+        yield ("host_device",), f"{config.host_device!r} is for clock: measured; the clock is virtual"
 
 
 _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
@@ -165,4 +228,17 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("training.batch_size", "scenario.samples_per_client"), _batch_fits_samples),
     (("scenario.partition", "scenario.samples_per_client"), _shards_fit_samples),
     (("policy", "scenario.clients"), _cohorts_name_clients),
+    (("policy",), _deadline_does_something),
+    (
+        ("policy", "training.rounds_per_task", "training.client_fraction", "scenario.clients"),
+        _buffer_can_fill,
+    ),
+    (("availability", "scenario.clients"), _availability_adds_up),
+    (("outages", "scenario.clients", "fleet"), _outages_add_up),
+    (("fleet",), _members_stay),
+    (
+        ("failures", "scenario.clients", "scenario.tasks", "training.rounds_per_task", "policy"),
+        _failures_can_happen,
+    ),
+    (("clock", "host_device"), _clock_is_calibrated),
 )

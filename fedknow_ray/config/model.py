@@ -1,8 +1,8 @@
 """What a config may say: every key with its default, its bounds and its unit.
 
-`RunConfig` is the resolved config of one run. Four of its parts are *named entries*: `method`, `scenario.partition`,
-`training.optimizer` and `policy` have a `name`, and the name decides which other keys there are. The keys of a method
-belong to the method (its `hyperparameters` class in the catalogue); the others' are here.
+`RunConfig` is the resolved config of one run. Five of its parts are *named entries*: `method`, `scenario.partition`,
+`training.optimizer`, `availability` and `policy` have a `name`, and the name decides which other keys there are. The
+keys of a method belong to the method (its `hyperparameters` class in the catalogue); the others' are here.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny
 
+from fedknow_ray.config.availability import AlwaysAvailability, AvailabilityConfig, FailuresConfig, OutageConfig
 from fedknow_ray.config.fields import (
-    Cohort,
     Count,
     DurationS,
     Flag,
@@ -25,16 +25,18 @@ from fedknow_ray.config.fields import (
     NotNegative,
     Packing,
     Positive,
-    RateBytesPerS,
     Seed,
     SizeBytes,
 )
+from fedknow_ray.config.network import LinkOverrides, NetworkConfig
+from fedknow_ray.config.policy import PolicyConfig, SynchronousPolicy
 from fedknow_ray.config.yaml import KeyPath
 
 DEFAULT_NAMES: dict[KeyPath, str] = {
     ("scenario", "partition"): "shards",
     ("method",): "fedknow",
     ("training", "optimizer"): "adam",
+    ("availability",): "always",
     ("policy",): "synchronous",
 }
 """The named entries and the name that each has when a config gives none."""
@@ -127,28 +129,15 @@ class TrainingConfig(Frozen):
     optimizer: Annotated[AdamOptimizer | SgdOptimizer, Field(discriminator="name")] = AdamOptimizer()
 
 
-class FleetEntry(Frozen):
-    """So many clients on one kind of device."""
+class FleetEntry(LinkOverrides):
+    """So many clients on one kind of device; with links of their own where `network` is not theirs."""
 
     device: Name
     count: Count
-
-
-class NetworkConfig(Frozen):
-    """The link between each client and the server; a transfer takes latency_s + bytes / rate."""
-
-    uplink_bytes_per_s: RateBytesPerS = 1.0e6
-    downlink_bytes_per_s: RateBytesPerS = 1.0e6
-    latency_s: DurationS = 0.02
-
-
-class SynchronousPolicy(Frozen):
-    """Each round waits for all of its clients."""
-
-    name: Literal["synchronous"] = "synchronous"
-    cohorts: Annotated[tuple[Cohort, ...], Field(min_length=1)] | None = None
-    """The client ids of each round, used again from the front when they run out, whatever training.client_fraction
-    says; null draws that share of the clients at random."""
+    joins_at_s: DurationS | None = None
+    """When its clients join the run; null is from the start."""
+    leaves_at_s: DurationS | None = None
+    """When they leave it for good; null is never."""
 
 
 class PlacementConfig(Frozen):
@@ -180,7 +169,18 @@ class CommonConfig(Frozen):
     """Folder of device files, or one such file, beside the devices that ship; relative to the working directory."""
     fleet: Annotated[tuple[FleetEntry, ...], Field(min_length=1)] = PAPER_FLEET
     network: NetworkConfig = NetworkConfig()
-    policy: SynchronousPolicy = SynchronousPolicy()
+    availability: AvailabilityConfig = AlwaysAvailability()
+    outages: tuple[OutageConfig, ...] = ()
+    """Losses of power, each of some clients for a while."""
+    failures: FailuresConfig = FailuresConfig()
+    on_out_of_memory: Literal["fail", "drop_client"] = "fail"
+    """What comes of a visit that its device cannot hold. fail: the visit is lost, and the next one is tried;
+    drop_client: its client leaves for good."""
+    policy: PolicyConfig = SynchronousPolicy()
+    clock: Literal["virtual", "measured"] = "virtual"
+    """virtual: seconds follow from the work; measured: from the host's processor seconds, and no two runs agree."""
+    host_device: Name | None = None
+    """With clock: measured, the device file that `fedknow-ray calibrate` wrote for this host, by its name."""
     placement: PlacementConfig = PlacementConfig()
 
     @property
@@ -202,9 +202,11 @@ class RunConfig(CommonConfig):
     def to_dict(self) -> dict[str, Any]:
         """Return the config in the shape of its YAML file: plain values, every key present.
 
-        `devices_path` alone is left out where it is null, so that a run of shipped devices is what it was without it.
+        `devices_path` alone is left out where it is null, so that a run of shipped devices is what it was without it;
+        and of the fleet's entries what is null, which is as the rest of the config has it.
         """
         plain = self.model_dump(mode="json")
+        plain["fleet"] = [entry.model_dump(mode="json", exclude_none=True) for entry in self.fleet]
         method = {"name": self.method.name, **self.method.hyper.model_dump(mode="json")}
         order = (
             "seed",
@@ -215,7 +217,13 @@ class RunConfig(CommonConfig):
             "devices_path",
             "fleet",
             "network",
+            "availability",
+            "outages",
+            "failures",
+            "on_out_of_memory",
             "policy",
+            "clock",
+            "host_device",
             "placement",
         )
         absent = {"devices_path"} if self.devices_path is None else set()

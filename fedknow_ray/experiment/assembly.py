@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import DataError
 from fedknow_ray.experiment.catalogue import devices_with
+from fedknow_ray.experiment.conditions import build_conditions, build_policy, build_slow_down
+from fedknow_ray.federation.course import Course
+from fedknow_ray.federation.decisions import Policy
 from fedknow_ray.federation.ledger import Ledger, PricedVisit
-from fedknow_ray.federation.policies import Synchronous
-from fedknow_ray.federation.scheduler import Course
+from fedknow_ray.federation.scheduler import SlowDown
+from fedknow_ray.federation.traffic import Conditions
 from fedknow_ray.federation.visit import SharedModel, VisitKind, VisitOrder, shared_shapes
 from fedknow_ray.federation.worker import Assembly
 from fedknow_ray.methods.catalogue import METHODS
@@ -23,7 +26,6 @@ from fedknow_ray.models.network import initial_model
 from fedknow_ray.scenario.datasets import Dataset, load_dataset
 from fedknow_ray.scenario.scenario import build_scenario
 from fedknow_ray.seeding import derive_seed
-from fedknow_ray.simulation.link import Link
 from fedknow_ray.transport.payload import Buffer, encoded_bytes
 
 
@@ -39,7 +41,9 @@ class Parts:
     dataset: Dataset
     course: Course
     ledger: Ledger
-    policy: Synchronous
+    policy: Policy
+    conditions: Conditions
+    slow_down: SlowDown | None
     start: Buffer
     broadcast: Buffer
     client_bytes: int
@@ -105,15 +109,14 @@ def make_parts(
     ledger = Ledger(
         method=method,
         devices=tuple(library.get(name) for name in config.devices),
-        link=Link(**config.network.model_dump()),
         payload_bytes=encoded_bytes(
             shared_shapes(features_S.size, assembly.classes, head_CF.shape[1] - 1, head_global=head_global)
         ),
         kind=assembly.model.kind,
     )
-    images = tuple(
-        tuple(len(scenario.train_indices(client, task)) for task in range(scenario.tasks))
-        for client in range(scenario.clients)
+    images, test_images = (
+        tuple(tuple(len(indices(client, task)) for task in range(scenario.tasks)) for client in range(scenario.clients))
+        for indices in (scenario.train_indices, scenario.test_indices)
     )
     course = Course(
         seed=config.seed,
@@ -121,15 +124,27 @@ def make_parts(
         rounds_per_task=config.training.rounds_per_task,
         classes=config.scenario.classes_per_task,
         images=images,
+        test_images=test_images,
     )
-    last = VisitFacts(0, course.tasks, 0, max(map(max, images)), course.classes, trained_this_task=True)
+    last = VisitFacts(
+        client_id=0,
+        task_index=course.tasks,
+        round_index=0,
+        images=max(map(max, images)),
+        classes=course.classes,
+        trained_this_task=True,
+        test_images=max(map(sum, test_images)),
+    )
+    conditions = build_conditions(config)
     probes = _price_probes(ledger, config.seed, last)
     return Parts(
         assembly=assembly,
         dataset=dataset,
         course=course,
         ledger=ledger,
-        policy=_policy(config),
+        policy=build_policy(config, conditions.availability),
+        conditions=conditions,
+        slow_down=build_slow_down(config, library, assembly.model.kind),
         start=SharedModel(features_S, head_CF).payload(),
         broadcast=SharedModel(features_S, head_CF if head_global else None).payload(),
         client_bytes=features_S.nbytes + head_CF.nbytes + method.kept_bytes(last),
@@ -150,12 +165,3 @@ def _price_probes(ledger: Ledger, seed: int, last: VisitFacts) -> list[PricedVis
         for client_id in clients.values()
         for kind in kinds
     ]
-
-
-def _policy(config: RunConfig) -> Synchronous:
-    return Synchronous(
-        clients=config.scenario.clients,
-        cohort_size=config.clients_per_round,
-        seed=config.seed,
-        cohorts=config.policy.cohorts,
-    )

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedknow_ray.config.catalogue import Catalogue
+from fedknow_ray.config.policy import POLICY_NAMES
 from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.models.catalogue import MODELS
 from fedknow_ray.scenario.datasets import DATASETS
 from fedknow_ray.simulation.device_library import DeviceLibrary
 
 DEVICES = DeviceLibrary()
-POLICIES = ("synchronous",)
 CATALOGUE = Catalogue(
     methods=METHODS, models=MODELS, datasets=DATASETS, devices=DEVICES, with_own_devices=DEVICES.with_own
 )
@@ -23,7 +23,7 @@ KINDS: dict[str, Callable[[], list[str]]] = {
     "models": MODELS.names,
     "datasets": DATASETS.names,
     "devices": DEVICES.names,
-    "policies": lambda: sorted(POLICIES),
+    "policies": lambda: sorted(POLICY_NAMES),
 }
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -34,7 +34,7 @@ from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.results.schema import TABLES
 from fedknow_ray.results.store import ResultStore, replacing
 
-MAGIC, FORMAT_VERSION = b"fedknow-ray checkpoint ", b"1"
+MAGIC, FORMAT_VERSION = b"fedknow-ray checkpoint ", b"2"
 DIGEST_BYTES = sha256().digest_size
 CHUNK_BYTES = 2**20
 
@@ -153,7 +153,7 @@ def save_checkpoint(
     header = {
         "past": past_of(config, state.boundary),
         "made_with": dict(made_with),
-        "state": {**asdict(state), "trained": sorted(state.trained)},
+        "state": state.plain(),
         "wall_s": wall_s,
     }
     make_folder(folder)
@@ -210,14 +210,11 @@ def _read_header(path: Path, stream: BinaryIO) -> Checkpoint:
     body_start = stream.tell()
     digest = _check_digest(path, stream)
     header = json.loads(line)
-    state = header["state"]
     return Checkpoint(
         path=path,
         past=header["past"],
         made_with=header["made_with"],
-        state=SchedulerState(
-            **{**state, "boundary": Boundary(**state["boundary"]), "trained": frozenset(state["trained"])}
-        ),
+        state=SchedulerState.of_plain(header["state"]),
         wall_s=header["wall_s"],
         sha256=digest,
         body_start=body_start,

@@ -1,8 +1,11 @@
-"""The conditions of a run, from its config: when clients are there, and which visits fail."""
+"""The conditions and the policy of a run, from its config: links, when clients are there, which visits fail, and who
+visits when."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cache, partial
 
 from fedknow_ray.config.availability import (
     AlwaysAvailability,
@@ -13,11 +16,106 @@ from fedknow_ray.config.availability import (
     MarkovAvailability,
     OutageConfig,
 )
+from fedknow_ray.config.model import FleetEntry, RunConfig
+from fedknow_ray.config.network import NetworkConfig
+from fedknow_ray.config.policy import DeadlinePolicy, FedAsyncPolicy, FedBuffPolicy, SynchronousPolicy
+from fedknow_ray.federation.asynchronous import FedAsync, FedBuff, Pace
+from fedknow_ray.federation.decisions import Policy
+from fedknow_ray.federation.flight import Flight
+from fedknow_ray.federation.policies import RoundRules, Rounds
+from fedknow_ray.federation.scheduler import SlowDown
+from fedknow_ray.federation.selection import make_selection
+from fedknow_ray.federation.traffic import Conditions
 from fedknow_ray.seeding import stream
 from fedknow_ray.simulation.availability import AlwaysOn, Availability, Markov, Patterned, duty_cycle, random_offsets
 from fedknow_ray.simulation.availability_gaps import Membership, Outage, Outages
 from fedknow_ray.simulation.availability_trace import read_trace
+from fedknow_ray.simulation.calibration import slow_down
+from fedknow_ray.simulation.device_library import DeviceLibrary
 from fedknow_ray.simulation.failures import Failures, ScheduledFailure
+from fedknow_ray.simulation.framing import Framing
+from fedknow_ray.simulation.link import Link
+from fedknow_ray.simulation.network import Network
+from fedknow_ray.simulation.trace import read_trace as read_bandwidth
+
+
+def build_conditions(config: RunConfig) -> Conditions:
+    """Return what the clients of a run live in.
+
+    Raises:
+        ConfigError: if a trace cannot be read.
+    """
+    return Conditions(
+        network=partial(_network, config.network, build_links(config.network, config.fleet), config.seed),
+        availability=build_availability(config.availability, config.outages, config.fleet, config.seed),
+        failures=build_failures(config.failures, config.seed),
+        drop_out_of_memory=config.on_out_of_memory == "drop_client",
+    )
+
+
+def build_links(network: NetworkConfig, fleet: Sequence[FleetEntry]) -> tuple[Link, ...]:
+    """Return the link of each client, in client order; traces are read once each.
+
+    Raises:
+        UserError: if a trace cannot be read.
+    """
+    read = cache(read_bandwidth)
+    links = []
+    for entry in fleet:
+        link = network.link_with(entry)
+        traces = {
+            key: None if (path := getattr(link, key)) is None else read(path)
+            for key in ("uplink_trace", "downlink_trace")
+        }
+        links += [Link(**{**link.model_dump(), **traces})] * entry.count
+    return tuple(links)
+
+
+def build_policy(config: RunConfig, availability: Availability) -> Policy:
+    """Return who visits when, and whose updates make the next broadcast."""
+    policy, needed = config.policy, config.clients_per_round
+    selection = make_selection(policy.selection, availability=availability, seed=config.seed)
+    rounds = config.training.rounds_per_task
+    match policy:
+        case SynchronousPolicy():
+            started = needed if policy.cohorts is None else max(map(len, policy.cohorts))
+            return Rounds(RoundRules(rounds, started, started), selection, policy.cohorts)
+        case DeadlinePolicy():
+            started = min(config.scenario.clients, math.ceil(needed * policy.over_selection - 1e-9))
+            rules = RoundRules(rounds, needed, started, policy.deadline_s, policy.late)
+            return Rounds(rules, selection)
+        case FedBuffPolicy() | FedAsyncPolicy():
+            concurrency = needed if policy.concurrency is None else policy.concurrency
+            pace = Pace(rounds * needed, concurrency, policy.staleness_exponent)
+            if isinstance(policy, FedBuffPolicy):
+                return FedBuff(selection, pace, buffer_size=policy.buffer_size, server_lr=policy.server_lr)
+            return FedAsync(selection, pace, mixing=policy.mixing)
+
+
+def build_slow_down(config: RunConfig, library: DeviceLibrary, kind: str) -> SlowDown | None:
+    """Return how much slower each client's device is than this host, with a measured clock; else None.
+
+    Raises:
+        DeviceError: if a profile lacks a number that it takes.
+    """
+    if config.clock == "virtual" or config.host_device is None:
+        return None
+    host = library.get(config.host_device)
+    factors = [slow_down(host, library.get(name), kind) for name in config.devices]
+    return factors.__getitem__
+
+
+def _network(network: NetworkConfig, links: Sequence[Link], seed: int, now_s: float) -> Network[Flight]:
+    framing = None if network.framing is None else Framing(**network.framing.model_dump())
+    return Network(
+        links,
+        seed=seed,
+        framing=framing,
+        loss_fraction=network.loss_fraction,
+        server_uplink_bytes_per_s=network.server_uplink_bytes_per_s,
+        server_downlink_bytes_per_s=network.server_downlink_bytes_per_s,
+        now_s=now_s,
+    )
 
 
 def build_availability(

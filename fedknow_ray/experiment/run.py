@@ -207,7 +207,9 @@ def _run_course(
     store.append(placement)
     store.append(_packing_event(parts, placement))
     start = None if past is None else past.state
-    scheduler = Scheduler(parts.course, parts.ledger, parts.policy, executor, store.append, start)
+    scheduler = Scheduler(
+        parts.course, parts.ledger, parts.policy, parts.conditions, executor, store.append, start, parts.slow_down
+    )
     try:
         if past is not None:
             _take_up(past, executor, store)

@@ -1,6 +1,8 @@
-"""The weighted mean of client updates over a fixed tree in client order.
+"""Sums of client updates over a fixed tree in client order: the weighted mean, and those of asynchronous policies.
 
     w_G = sum_c a_c w_c / sum_c a_c,     a_c = training samples of client c in this task
+
+A merge that is no mean has the same sum of updates, and behind it, as further leaves, the broadcasts that belong to it.
 
 Clients are cut into blocks of 8 in the order of the cohort (client ids ascending); a block is summed from left to
 right, then the blocks from left to right, all in float64, and the mean is rounded to float32 once. The order of
@@ -11,6 +13,8 @@ float64 vector a block that is not yet merged.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +36,28 @@ class AggregationError(FedKnowError):
 def blocks_of(count: int) -> list[range]:
     """Return the leaves of the tree: runs of `BLOCK_CLIENTS` consecutive places of the cohort."""
     return [range(start, min(start + BLOCK_CLIENTS, count)) for start in range(0, count, BLOCK_CLIENTS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One leaf of the tree: places *places* among the payloads *of* a kind, each with its coefficient."""
+
+    of: Literal["update", "base", "present"]
+    places: range
+    coefficients: tuple[float, ...]
+
+
+def leaves_of(coefficients: Sequence[float], keep: float, *, from_base: bool) -> list[Leaf]:
+    """Return the leaves of a merge (`decisions.Merge`): its updates, then their bases, then the present broadcast."""
+    leaves = [Leaf("update", places, tuple(coefficients[p] for p in places)) for places in blocks_of(len(coefficients))]
+    if from_base:
+        leaves += [Leaf("base", leaf.places, tuple(-c for c in leaf.coefficients)) for leaf in leaves]
+    return [*leaves, Leaf("present", range(1), (keep,))] if keep else leaves
+
+
+def total_of(coefficients: Sequence[float], keep: float, *, from_base: bool) -> float:
+    """Return what the sum of a merge is divided by: what its bases take away is not counted."""
+    return keep if from_base else sum(coefficients) + keep
 
 
 def sum_block(payloads: Sequence[Buffer], weights: Sequence[float]) -> Sums:

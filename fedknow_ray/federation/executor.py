@@ -23,20 +23,39 @@ class Saved:
     states: Mapping[int, bytes]
 
 
-class Executor(Protocol):
-    """Makes visits and aggregates them; the broadcast of the moment is its own affair."""
+@dataclass(frozen=True, slots=True)
+class MergeOrder:
+    """What the next broadcast is made of; see `decisions.Merge` for the two formulas.
 
-    def dispatch(self, orders: Sequence[VisitOrder], weights: Sequence[float] | None = None) -> None:
+    *orders* of the visits whose updates go into it, in the order of the sum. Compared by value: a backend that was told
+    of it beforehand knows it again.
+    """
+
+    orders: tuple[VisitOrder, ...]
+    coefficients: tuple[float, ...]
+    keep: float = 0.0
+    from_base: bool = False
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether it is a plain weighted mean of the updates."""
+        return self.keep == 0.0 and not self.from_base
+
+
+class Executor(Protocol):
+    """Makes visits and merges their updates; the broadcast of the moment is its own affair."""
+
+    def dispatch(self, orders: Sequence[VisitOrder], merges: Sequence[MergeOrder] = ()) -> None:
         """Take visits to make from the present broadcast.
 
-        With *weights*, one an order and in the same order, their updates become the next broadcast at `commit`.
+        *merges* are those to come that the visits' updates go into, where that is known: their sums can begin early.
         """
 
     def report(self, order: VisitOrder) -> VisitReport:
-        """Wait for one visit and return its report, once."""
+        """Wait for one visit and return its report, once. The visits of a client are asked for in their order."""
 
-    def commit(self) -> None:
-        """Make the weighted mean of the dispatched updates the present broadcast; all of them have reported."""
+    def merge(self, merge: MergeOrder) -> None:
+        """Make the next broadcast; all the visits that go into it have reported."""
 
     def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterable[Score]:
         """Return every client's scores on its first *learnt_tasks* tasks, in client order."""

@@ -1,32 +1,150 @@
-"""Who visits in a round. Pure decisions from a seed; no input or output.
+"""Policies in rounds: synchronous, and with a deadline. Pure decisions from a seed; no input or output.
 
-Synchronous: a cohort of fixed size is drawn for each round, and the round ends when its last client has uploaded.
+A round starts a cohort and merges its updates, weighted by training images. *Synchronous*: the round ends when the last
+visit has ended. *Deadline* (as in Bonawitz et al., "Towards federated learning at scale", MLSys 2019): more clients are
+started than are needed, and the round ends with the last update that is needed, or at the deadline.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from fedknow_ray.seeding import stream
+from fedknow_ray.errors import UserError
+from fedknow_ray.federation.decisions import Alarm, Decision, EndRound, EndTask, Merge, Start, Stop, View
+from fedknow_ray.federation.flight import Flight
+from fedknow_ray.federation.selection import Selection, Turn
 
 
-class Synchronous:
-    """Draws each round's cohort without replacement, or takes it from a given list, used again from its start.
+class NobodyComes(UserError):
+    """A run that cannot go on: no client that could visit is ever on again."""
 
-    *clients* there are, *cohort_size* of them visit in each round.
+
+def turn_of(view: View, round_index: int) -> Turn:
+    """Return what the selection of clients is told."""
+    return Turn(
+        task_index=view.task_index,
+        round_index=round_index,
+        time_s=view.now_s,
+        free=view.free(),
+        planned_s=view.planned_s,
+        last_visit_s=view.last_visit_s,
+    )
+
+
+def wait_for(client_ids: Sequence[int], view: View) -> Alarm:
+    """Return an alarm for when the first of some clients is on.
+
+    Raises:
+        NobodyComes: if none of them ever is.
+    """
+    at_s = view.next_on_s(client_ids)
+    if at_s == math.inf:
+        raise NobodyComes(
+            f"task_index {view.task_index}: from {view.now_s:.6g} s on no client that could visit is ever on again; "
+            f"give availability that comes back, or fewer tasks"
+        )
+    return Alarm(at_s)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRules:
+    """How a round goes. *needed* updates are waited for; *started* clients are asked, as many or more.
+
+    *deadline_s* from the round's start, None for none. *late* updates are dropped, or kept for the next merge.
     """
 
-    def __init__(
-        self, *, clients: int, cohort_size: int, seed: int, cohorts: Sequence[Sequence[int]] | None = None
-    ) -> None:
-        self._clients, self._size, self._seed, self._cohorts = clients, cohort_size, seed, cohorts
+    rounds_per_task: int
+    needed: int
+    started: int
+    deadline_s: float | None = None
+    late: Literal["drop", "keep"] = "drop"
 
-    def cohort(self, task_index: int, round_index: int, rounds_per_task: int) -> tuple[int, ...]:
-        """Return the clients of one round, in client order."""
-        if self._cohorts is not None:
-            turn = task_index * rounds_per_task + round_index
-            return tuple(sorted(self._cohorts[turn % len(self._cohorts)]))
-        if self._size == self._clients:
-            return tuple(range(self._clients))
-        rng = stream(self._seed, "cohort", task=task_index, round_index=round_index)
-        return tuple(sorted(int(c) for c in rng.choice(self._clients, size=self._size, replace=False)))
+
+class Rounds:
+    """A synchronous policy, or one with a deadline: see `RoundRules`.
+
+    *cohorts* names the clients of each round, used again from the front; without it *selection* picks them.
+    """
+
+    def __init__(self, rules: RoundRules, selection: Selection, cohorts: Sequence[Sequence[int]] | None = None) -> None:
+        self._rules, self._selection, self._cohorts = rules, selection, cohorts
+        self._round = 0
+        self._open = self._asleep = False
+        self._flights: list[Flight] = []
+        self._updates: list[Flight] = []
+        self._deadline_s = math.inf
+
+    def rounds_of_a_task(self) -> int:
+        """Return how many rounds a task has."""
+        return self._rules.rounds_per_task
+
+    def task_begins(self, view: View) -> list[Decision]:
+        """Start round 0."""
+        self._round, self._updates = 0, []
+        self._open = self._asleep = False
+        return self._begin_round(view)
+
+    def arrived(self, flight: Flight, view: View) -> list[Decision]:
+        """Take an update; close the round if it was the last that is needed."""
+        self._updates.append(flight)
+        return self._close_if_complete()
+
+    def lost(self, flight: Flight, view: View) -> list[Decision]:
+        """Close the round if nobody is left to wait for."""
+        return self._close_if_complete()
+
+    def woken(self, view: View) -> list[Decision]:
+        """Close the round at its deadline; or begin it, now that somebody is on."""
+        if self._asleep:
+            return self._begin_round(view)
+        return self._close() if self._open and view.now_s >= self._deadline_s else []
+
+    def round_closed(self, view: View) -> list[Decision]:
+        """Start the next round, or end the task."""
+        self._round += 1
+        return self._begin_round(view) if self._round < self._rules.rounds_per_task else [EndTask()]
+
+    def began(self, flights: Sequence[Flight]) -> None:
+        """Learn the flights of the clients that were started."""
+        self._flights, self._open = list(flights), True
+
+    def _begin_round(self, view: View) -> list[Decision]:
+        cohort = self._cohort(view)
+        self._asleep = not any(view.is_on(c) for c in cohort)
+        if self._asleep:
+            return [wait_for(cohort, view)]
+        decisions: list[Decision] = [Start(cohort, self._round)]
+        self._deadline_s = math.inf
+        if self._rules.deadline_s is not None:
+            self._deadline_s = view.now_s + self._rules.deadline_s
+            decisions.append(Alarm(self._deadline_s))
+        return decisions
+
+    def _cohort(self, view: View) -> tuple[int, ...]:
+        if self._cohorts is None:
+            return self._selection.pick(turn_of(view, self._round), self._rules.started)
+        turn = view.task_index * self._rules.rounds_per_task + self._round
+        free = set(view.free())
+        return tuple(c for c in sorted(self._cohorts[turn % len(self._cohorts)]) if c in free)
+
+    def _close_if_complete(self) -> list[Decision]:
+        if not self._open:
+            return []
+        mine = sum(flight.arrived for flight in self._flights)
+        waiting = any(flight.flying for flight in self._flights)
+        return self._close() if mine >= self._rules.needed or not waiting else []
+
+    def _close(self) -> list[Decision]:
+        self._open = False
+        late = tuple(flight for flight in self._flights if flight.flying)
+        decisions: list[Decision] = []
+        if late and self._rules.late == "drop":
+            decisions.append(Stop(late))
+        if self._updates:
+            updates = tuple(sorted(self._updates, key=lambda f: (f.client_id, f.start_s)))
+            decisions.append(Merge(updates, tuple(float(flight.images) for flight in updates)))
+        self._updates = []
+        return [*decisions, EndRound(self._round, tuple(self._flights))]

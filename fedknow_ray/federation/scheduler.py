@@ -1,42 +1,32 @@
-"""The course of a run on the virtual clock: tasks, rounds, visits, aggregation, the end of each task, scores.
+"""The course of a run: tasks, and in each its rounds, its end, and the scores.
 
-A visit's seconds follow from its plan, so its end stands on the clock before it is made: visits are dispatched at once
-and awaited when their event is popped. Events at the same time are popped in client order. Pure control: the executor
-makes the visits, the recorder keeps the rows.
+The engine tells what happens on the virtual clock; here the executor is made to do the work behind it. A task is told
+to its end before its first visit is made, so that visits that bring nothing are not made at all. With a measured clock
+the seconds of a visit are known only when it has been made, so each step is carried out as it is told.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from fedknow_ray.federation.boundary import Boundary
-from fedknow_ray.federation.executor import Executor
-from fedknow_ray.federation.ledger import Ledger, PricedVisit
-from fedknow_ray.federation.policies import Synchronous
-from fedknow_ray.federation.visit import VisitKind, VisitOrder, VisitReport
-from fedknow_ray.methods.method import VisitFacts
+from fedknow_ray.federation.course import Course
+from fedknow_ray.federation.decisions import Merge, Policy
+from fedknow_ray.federation.engine import Engine, EngineState
+from fedknow_ray.federation.executor import Executor, MergeOrder
+from fedknow_ray.federation.flight import Flight
+from fedknow_ray.federation.ledger import Ledger
+from fedknow_ray.federation.steps import Arrived, Began, Closed, Happened, Merged, RoundClosed, Step
+from fedknow_ray.federation.traffic import Conditions
+from fedknow_ray.federation.visit import VisitOrder, VisitReport
 from fedknow_ray.results.schema import AccuracyRow, EventRow, RoundRow, Row
-from fedknow_ray.simulation.clock import EventQueue
 
 Record = Callable[[Sequence[Row]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """The size of a run: *images[client][task]* training images; *classes* head rows of a task."""
-
-    seed: int
-    tasks: int
-    rounds_per_task: int
-    classes: int
-    images: tuple[tuple[int, ...], ...]
-
-    @property
-    def clients(self) -> range:
-        """All clients, in order."""
-        return range(len(self.images))
+SlowDown = Callable[[int], float]
+"""Client id -> virtual seconds of its device for each processor second of the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +42,8 @@ class Progress:
     time_s: float
     transferred_bytes: int
     accuracy: float | None
-
-    @property
-    def boundary(self) -> Boundary | None:
-        """The boundary that the run stands at; None between the rounds of a task."""
-        last_round = (self.task_index + 1) * self.rounds_total == self.rounds_done * self.tasks
-        return Boundary(self.task_index, self.task_finished) if last_round else None
+    boundary: Boundary | None = None
+    """The boundary that the run stands at; None between the rounds of a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,39 +54,65 @@ class SchedulerState:
     """
 
     boundary: Boundary
-    now_s: float
+    engine: EngineState
     transferred_bytes: int
     accuracy: float | None
     trained: frozenset[int]
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as values that JSON can hold; see `of_plain`."""
+        return {
+            "boundary": asdict(self.boundary),
+            "engine": self.engine.plain(),
+            "transferred_bytes": self.transferred_bytes,
+            "accuracy": self.accuracy,
+            "trained": sorted(self.trained),
+        }
+
+    @staticmethod
+    def of_plain(plain: Mapping[str, Any]) -> SchedulerState:
+        """Return the state that `plain` gave."""
+        return SchedulerState(
+            boundary=Boundary(**plain["boundary"]),
+            engine=EngineState.of_plain(plain["engine"]),
+            transferred_bytes=plain["transferred_bytes"],
+            accuracy=plain["accuracy"],
+            trained=frozenset(plain["trained"]),
+        )
 
 
 class Scheduler:
     """Runs a course on an executor, from its beginning or from the boundary of *start*.
 
-    With *start* the executor holds what it held at that boundary.
+    With *start* the executor holds what it held at that boundary. With *slow_down* the clock is a measured one.
     """
 
     def __init__(
         self,
         course: Course,
         ledger: Ledger,
-        policy: Synchronous,
+        policy: Policy,
+        conditions: Conditions,
         executor: Executor,
         record: Record,
         start: SchedulerState | None = None,
+        slow_down: SlowDown | None = None,
     ) -> None:
         self._course, self._ledger, self._policy = course, ledger, policy
-        self._executor, self._record = executor, record
+        self._executor, self._record, self._slow_down = executor, record, slow_down
+        measure = None if slow_down is None else self._measured_s
+        self._engine = Engine(course, ledger, policy, conditions, None if start is None else start.engine, measure)
+        self._now_s = self._engine.now_s
         self._boundary = None if start is None else start.boundary
-        self._clock: EventQueue[PricedVisit] = EventQueue(0.0 if start is None else start.now_s)
         self._transferred_bytes = 0 if start is None else start.transferred_bytes
         self._accuracy = None if start is None else start.accuracy
-        self._trained = set[int]() if start is None else set(start.trained)
+        self._trained = frozenset[int]() if start is None else start.trained
+        self._reports: dict[Flight, VisitReport] = {}
 
     @property
     def now_s(self) -> float:
-        """The virtual time that has passed."""
-        return self._clock.now_s
+        """The virtual time of what has been carried out and recorded; the engine may have told of more."""
+        return self._now_s
 
     def run(self) -> Iterator[Progress]:
         """Run all tasks; yield after each round and after each task's end, when all rows so far are recorded."""
@@ -108,10 +120,7 @@ class Scheduler:
         if start is not None and not start.finished:
             yield self._end_task(start.task_index)
         for task_index in range(0 if start is None else start.task_index + 1, self._course.tasks):
-            self._trained = set()
-            for round_index in range(self._course.rounds_per_task):
-                self._round(task_index, round_index)
-                yield self._progress(task_index, round_index)
+            yield from self._rounds(task_index)
             yield self._end_task(task_index)
 
     def state(self) -> SchedulerState:
@@ -123,103 +132,124 @@ class Scheduler:
         if self._boundary is None:
             raise ValueError(f"at {self.now_s} s the run stands at no boundary")
         return SchedulerState(
-            self._boundary, self.now_s, self._transferred_bytes, self._accuracy, trained=frozenset(self._trained)
+            self._boundary, self._engine.state, self._transferred_bytes, self._accuracy, self._trained
         )
+
+    def _rounds(self, task_index: int) -> Iterator[Progress]:
+        """Carry out a task's rounds; after the last of them the run stands at a boundary, if that is known to be it."""
+        told = self._engine.rounds(task_index)
+        steps = list(told) if self._slow_down is None else told
+        merges, last = ({}, None) if not isinstance(steps, list) else (_merges_of(steps), _last_round(steps))
+        for step in steps:
+            self._carry_out(step, merges)
+            if isinstance(step, RoundClosed) and step is not last:
+                yield self._progress(task_index, step)
+        self._trained = self._engine.trained
+        if last is not None:
+            yield self._progress(task_index, last, Boundary(task_index, False))
 
     def _end_task(self, task_index: int) -> Progress:
-        self._finish_task(task_index)
+        told = self._engine.finish(task_index, self._trained)
+        for step in list(told) if self._slow_down is None else told:
+            self._carry_out(step, {})
         self._score(task_index)
-        return self._progress(task_index, self._course.rounds_per_task)
+        return self._progress(task_index, None, Boundary(task_index, True))
 
-    def _round(self, task_index: int, round_index: int) -> None:
-        start_s = self.now_s
-        cohort = self._policy.cohort(task_index, round_index, self._course.rounds_per_task)
-        visits = [self._priced(VisitKind.TRAIN, c, task_index, round_index, c in self._trained) for c in cohort]
-        federated = self._ledger.method.federated
-        weights = [float(visit.order.facts.images) for visit in visits] if federated else None
-        self._make(visits, weights)
-        self._trained.update(cohort)
-        if federated:
-            self._executor.commit()
-        refined: list[PricedVisit] = []
-        if self._ledger.method.refines:
-            refined = [self._priced(VisitKind.REFINE, c, task_index, round_index, True) for c in cohort]
-            self._make(refined, None)
-        row = RoundRow(
-            task_index=task_index,
-            round_index=round_index,
-            start_s=start_s,
-            end_s=self.now_s,
-            clients=list(cohort),
-            upload_bytes=sum(visit.upload_bytes for visit in visits),
-            download_bytes=sum(visit.download_bytes for visit in (*visits, *refined)),
-        )
-        self._record([row])
+    def _carry_out(self, step: Step, merges: dict[VisitOrder, MergeOrder]) -> None:
+        match step:
+            case Began(flights):
+                self._dispatch(flights, merges)
+            case Arrived(flight):
+                if flight not in self._reports:
+                    self._reports[flight] = self._executor.report(flight.priced.order)
+            case Merged(_, merge):
+                self._executor.merge(_order_of(merge))
+            case Closed(flights):
+                self._close(flights)
+            case RoundClosed():
+                self._record([_round_row(self._engine.task_index, step)])
+            case Happened(time_s, kind, client_id, detail):
+                self._record([EventRow(time_s, kind, client_id, json.dumps(detail))])
 
-    def _finish_task(self, task_index: int) -> None:
-        last, trained = self._course.rounds_per_task, self._trained
-        visits = [self._priced(VisitKind.FINISH_TASK, c, task_index, last, c in trained) for c in self._course.clients]
-        self._make(visits, None)
+    def _dispatch(self, flights: Sequence[Flight], merges: dict[VisitOrder, MergeOrder]) -> None:
+        """Have visits made: of a task that has been told to its end, those that arrive."""
+        if self._slow_down is None:
+            orders = [flight.priced.order for flight in flights if flight.arrived]
+        else:
+            orders = [flight.priced.order for flight in flights if self._engine.is_on(flight.client_id)]
+        if orders:
+            self._executor.dispatch(orders, list(dict.fromkeys(merges[order] for order in orders if order in merges)))
 
-    def _priced(
-        self, kind: VisitKind, client_id: int, task_index: int, round_index: int, trained_this_task: bool
-    ) -> PricedVisit:
-        facts = VisitFacts(
-            client_id=client_id,
-            task_index=task_index,
-            round_index=round_index,
-            images=self._course.images[client_id][task_index],
-            classes=self._course.classes,
-            trained_this_task=trained_this_task,
-        )
-        return self._ledger.price(VisitOrder(kind, facts, self._course.seed))
+    def _measured_s(self, flight: Flight) -> float:
+        """Return the seconds that the flight's device takes for what the host has just done for it."""
+        if self._slow_down is None:
+            raise ValueError("the clock is not a measured one")
+        report = self._reports[flight] = self._executor.report(flight.priced.order)
+        return report.host_cpu_s * self._slow_down(flight.client_id)
 
-    def _make(self, visits: Sequence[PricedVisit], weights: Sequence[float] | None) -> None:
-        """Dispatch visits that start now, await each at its end, and move the clock to the last end."""
-        start_s = self.now_s
-        self._executor.dispatch([visit.order for visit in visits], weights)
-        for visit in visits:
-            self._clock.push(start_s + visit.duration_s, visit)
-        done: list[tuple[PricedVisit, VisitReport, float]] = []
-        while len(self._clock):
-            end_s, visit = self._clock.pop()
-            done.append((visit, self._executor.report(visit.order), end_s))
-        done.sort(key=lambda entry: entry[0].order.client_id)
-        rows: list[Row] = [
-            visit.row(report, start_s=start_s, wait_s=self.now_s - end_s) for visit, report, end_s in done
-        ]
-        self._record([*rows, *(event for entry in done for event in self._events(*entry))])
-        self._transferred_bytes += sum(visit.upload_bytes + visit.download_bytes for visit in visits)
-
-    def _events(self, visit: PricedVisit, report: VisitReport, end_s: float) -> Iterator[EventRow]:
-        facts = visit.order.facts
-        where = {"task_index": facts.task_index, "round_index": facts.round_index, "kind": str(visit.order.kind)}
-        if report.notes:
-            yield EventRow(end_s, "method_figures", facts.client_id, json.dumps({**where, **report.notes}))
-        limit, peak = visit.device.memory_bytes, visit.plan.peak_memory_bytes
-        if limit is not None and peak > limit:
-            figures = {**where, "peak_memory_bytes": peak, "device_memory_bytes": limit}
-            yield EventRow(end_s, "memory_exceeded", facts.client_id, json.dumps(figures))
+    def _close(self, flights: Sequence[Flight]) -> None:
+        done = [(flight, self._reports.pop(flight, None)) for flight in flights]
+        rows: list[Row] = [flight.row(report) for flight, report in done]
+        notes = [_notes_row(flight, report) for flight, report in done if report is not None and report.notes]
+        self._record([*rows, *notes])
+        self._transferred_bytes += sum(flight.upload_bytes + flight.download_bytes for flight in flights)
 
     def _score(self, task_index: int) -> None:
         federated = self._ledger.method.federated
         scores = list(self._executor.score(self._course.clients, task_index + 1, with_global=federated))
         self._record([AccuracyRow(s.client_id, s.model, task_index, s.task_index, s.correct, s.total) for s in scores])
         own = [s.correct / s.total for s in scores if s.model == "own"]
-        self._accuracy = sum(own) / len(own)
+        self._accuracy = sum(own) / len(own) if own else None
 
-    def _progress(self, task_index: int, round_index: int) -> Progress:
+    def _progress(self, task_index: int, row: RoundClosed | None, boundary: Boundary | None = None) -> Progress:
         per_task = self._course.rounds_per_task
-        progress = Progress(
+        self._boundary = boundary
+        self._now_s = self._engine.now_s if row is None else row.end_s
+        return Progress(
             task_index=task_index,
             tasks=self._course.tasks,
-            round_index=round_index,
-            task_finished=round_index == per_task,
-            rounds_done=task_index * per_task + min(round_index + 1, per_task),
+            round_index=per_task if row is None else row.round_index,
+            task_finished=row is None,
+            rounds_done=task_index * per_task + (per_task if row is None else min(row.round_index + 1, per_task)),
             rounds_total=self._course.tasks * per_task,
-            time_s=self.now_s,
+            time_s=self._now_s,
             transferred_bytes=self._transferred_bytes,
             accuracy=self._accuracy,
+            boundary=boundary,
         )
-        self._boundary = progress.boundary
-        return progress
+
+
+def _last_round(steps: Sequence[Step]) -> RoundClosed | None:
+    return next((step for step in reversed(steps) if isinstance(step, RoundClosed)), None)
+
+
+def _merges_of(steps: Sequence[Step]) -> dict[VisitOrder, MergeOrder]:
+    """Return the merge that the update of each visit goes into."""
+    found: dict[VisitOrder, MergeOrder] = {}
+    for step in steps:
+        if isinstance(step, Merged):
+            found.update(dict.fromkeys((f.priced.order for f in step.merge.flights), _order_of(step.merge)))
+    return found
+
+
+def _order_of(merge: Merge) -> MergeOrder:
+    orders = tuple(flight.priced.order for flight in merge.flights)
+    return MergeOrder(orders, merge.coefficients, merge.keep, merge.from_base)
+
+
+def _round_row(task_index: int, step: RoundClosed) -> RoundRow:
+    return RoundRow(
+        task_index=task_index,
+        round_index=step.round_index,
+        start_s=step.start_s,
+        end_s=step.end_s,
+        clients=list(step.clients),
+        upload_bytes=step.upload_bytes,
+        download_bytes=step.download_bytes,
+    )
+
+
+def _notes_row(flight: Flight, report: VisitReport) -> EventRow:
+    order = flight.priced.order
+    where = {"task_index": order.facts.task_index, "round_index": order.facts.round_index, "kind": str(order.kind)}
+    return EventRow(flight.end_s, "method_figures", flight.client_id, json.dumps({**where, **report.notes}))

@@ -3,7 +3,8 @@
 `train`: loads the broadcast (without federation the client's own weights), lets the method train, and sends the update.
 `refine`: right after aggregation, for methods that ask for it; loads the aggregate, trains it further, sends nothing.
 `finish_task`: every client, at the end of a task; downloads the final features, lets a client that was never sampled in
-the task train its head on them, and lets the method keep its knowledge of the task. Nothing is sent.
+the task train its head on them, evaluates its own model on its test images of all learnt tasks, and lets the method
+keep its knowledge of the task. Nothing is sent.
 
 A client's *own model* is its features after its last training visit with its own head; a client that was never sampled
 in a task takes the final features of the task as its own, and so do all where the method says so (`own_is_final`).
@@ -98,7 +99,7 @@ def plan_visit(order: VisitOrder, method: Method) -> Plan:
         return method.plan_refine(facts)
     plan = method.plan_finish(facts)
     head = Work.none() if _keeps_own(order, method) else method.costs.head_training(facts)
-    return Plan(head + plan.work, plan.peak_memory_bytes)
+    return Plan(head + method.costs.evaluation(facts) + plan.work, plan.peak_memory_bytes)
 
 
 def make_visit(
@@ -171,6 +172,9 @@ def _learn(
         keeps = _keeps_own(order, method)
         loss = None if keeps else learner.train_head(data)
         trained = None if keeps else _Trained(network.state(), network.head_rows())
+        # the device evaluates; here the right answers are counted by `federation.scoring`, at once for all clients
+        for item in learner.costs.evaluation(facts).items:
+            learner.log.add(item)
         outcome = method.finish_task(learner, state, data, facts)
         return replace(outcome, loss=outcome.loss if loss is None else loss), trained
     act = method.train if order.kind is VisitKind.TRAIN else method.refine

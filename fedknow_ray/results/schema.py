@@ -52,7 +52,12 @@ class VisitRow:
     host_cpu_s: float
     start_s: float
     work: Sequence[Mapping[str, str | int]]
-    """The steps behind `flops` and `moved_bytes`, equal ones together: phase, count, and both of one step."""
+    """The steps behind `flops` and `moved_bytes`, equal ones together: phase, count, and both of one step with its
+    stored_bytes."""
+    model_version: int
+    """How many merges were behind the broadcast that it started from."""
+    merge_index: int | None
+    """The merge that its update went into, from 0; None where there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,13 @@ def _list_of(kind: pa.DataType) -> pa.DataType:
 _STEP = pa.struct(
     [
         pa.field(name, kind, nullable=False)
-        for name, kind in (("phase", _TEXT), ("count", _COUNT), ("flops", _COUNT), ("moved_bytes", _COUNT))
+        for name, kind in (
+            ("phase", _TEXT),
+            ("count", _COUNT),
+            ("flops", _COUNT),
+            ("moved_bytes", _COUNT),
+            ("stored_bytes", _COUNT),
+        )
     ]
 )
 
@@ -151,7 +162,9 @@ VISITS = _schema(
     ("host_cpu_s", _REAL),
     ("start_s", _REAL),
     ("work", _list_of(_STEP)),
-    nullable=("peak_memory_bytes", "energy_j", "loss", "integrated_steps", "violated_steps"),
+    ("model_version", _INDEX),
+    ("merge_index", _INDEX),
+    nullable=("merge_index", "peak_memory_bytes", "energy_j", "loss", "integrated_steps", "violated_steps"),
 )
 
 ROUNDS = _schema(

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
-from fedknow_ray.federation.aggregation import TreeMean, blocks_of, sum_block
-from fedknow_ray.federation.executor import Saved
+from fedknow_ray.federation.aggregation import TreeMean, leaves_of, sum_block, total_of
+from fedknow_ray.federation.executor import MergeOrder, Saved
 from fedknow_ray.federation.scoring import Score
 from fedknow_ray.federation.visit import VisitOrder, VisitReport
 from fedknow_ray.federation.worker import Assembly, ClientWorker
@@ -27,31 +27,34 @@ class LocalExecutor:
         self._devices = assembly.config.devices
         self._worker = ClientWorker(assembly, dataset, start, range(len(self._devices)))
         self._broadcast = broadcast
-        self._updates: dict[int, Buffer] = {}
-        self._weights: dict[int, float] = {}
+        self._bases: dict[VisitOrder, Buffer] = {}
+        self._updates: dict[VisitOrder, Buffer] = {}
 
-    def dispatch(self, orders: Sequence[VisitOrder], weights: Sequence[float] | None = None) -> None:
-        """Remember the weights; a visit is made when its report is asked for."""
-        if weights is not None:
-            self._weights = {order.client_id: w for order, w in zip(orders, weights, strict=True)}
+    def dispatch(self, orders: Sequence[VisitOrder], merges: Sequence[MergeOrder] = ()) -> None:
+        """Remember the broadcast that the visits start from; one is made when its report is asked for."""
+        self._bases.update(dict.fromkeys(orders, self._broadcast))
 
     def report(self, order: VisitOrder) -> VisitReport:
         """Make the visit and return its report."""
-        report, update = timed_visit(self._worker, order, self._broadcast)
-        if update is not None:
-            self._updates[order.client_id] = update
+        report, update = timed_visit(self._worker, order, self._bases[order])
+        if update is None:
+            del self._bases[order]
+        else:
+            self._updates[order] = update
         return report
 
-    def commit(self) -> None:
-        """Average the updates over the same tree as every backend."""
-        clients = sorted(self._weights)
-        blocks = blocks_of(len(clients))
-        mean = TreeMean(len(blocks))
-        for index, block in enumerate(blocks):
-            members = [clients[place] for place in block]
-            mean.add(index, sum_block([self._updates[c] for c in members], [self._weights[c] for c in members]))
-        self._broadcast = mean.payload(sum(self._weights[c] for c in clients))
-        self._updates, self._weights = {}, {}
+    def merge(self, merge: MergeOrder) -> None:
+        """Sum the updates over the same tree as every backend."""
+        payloads = {
+            "update": [self._updates.pop(order) for order in merge.orders],
+            "base": [self._bases.pop(order) for order in merge.orders],
+            "present": [self._broadcast],
+        }
+        leaves = leaves_of(merge.coefficients, merge.keep, from_base=merge.from_base)
+        mean = TreeMean(len(leaves))
+        for index, leaf in enumerate(leaves):
+            mean.add(index, sum_block([payloads[leaf.of][place] for place in leaf.places], leaf.coefficients))
+        self._broadcast = mean.payload(total_of(merge.coefficients, merge.keep, from_base=merge.from_base))
 
     def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterator[Score]:
         """Yield every client's scores."""

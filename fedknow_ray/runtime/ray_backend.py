@@ -15,10 +15,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from fedknow_ray.errors import UserError, WorkerError
-from fedknow_ray.federation.aggregation import blocks_of
-from fedknow_ray.federation.executor import Saved
+from fedknow_ray.federation.aggregation import leaves_of, total_of
+from fedknow_ray.federation.executor import MergeOrder, Saved
 from fedknow_ray.federation.scoring import Score
-from fedknow_ray.federation.visit import VisitOrder, VisitReport
+from fedknow_ray.federation.visit import VisitKind, VisitOrder, VisitReport
 from fedknow_ray.federation.worker import Assembly
 from fedknow_ray.results.schema import PlacementRow
 from fedknow_ray.runtime.dispatcher import Dispatcher, Job
@@ -44,14 +44,23 @@ VISIT_TIMEOUT_S = 3600.0
 SERVER_MEMORY_BYTES = 400 * 2**20
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Block:
-    """One leaf of the aggregation tree while its visits are under way: their references, and what is missing."""
+    """One leaf of updates while its visits are under way: whose they are, and which have not started."""
 
+    merge_id: int
     index: int
-    client_ids: tuple[int, ...]
-    weights: tuple[float, ...]
-    missing: set[int]
+    orders: tuple[VisitOrder, ...]
+    coefficients: tuple[float, ...]
+    missing: set[VisitOrder]
+
+
+@dataclass(slots=True, eq=False)
+class _OpenMerge:
+    """A merge that the server has begun: its number there, and the calls that it waits for."""
+
+    merge_id: int
+    folds: list[Any]
 
 
 class RayExecutor:
@@ -60,11 +69,13 @@ class RayExecutor:
     def __init__(self, assembly: Assembly, specs: Sequence[ActorSpec], nodes: Sequence[NodeOffer]) -> None:
         self._assembly, self._specs = assembly, specs
         self._actor_of = {c: index for index, spec in enumerate(specs) for c in spec.client_ids}
+        self._federated = assembly.method.federated
         self._labelled = {node.labels.get(DEVICE_LABEL) for node in nodes}
-        self._updates: dict[int, Any] = {}
-        self._blocks: dict[int, _Block] = {}
-        self._folds: list[Any] = []
-        self._total_weight = 0.0
+        self._updates: dict[VisitOrder, Any] = {}
+        self._bases: dict[VisitOrder, Any] = {}
+        self._blocks: dict[VisitOrder, _Block] = {}
+        self._open: dict[MergeOrder, _OpenMerge] = {}
+        self._merges = 0
         self._actors: list[Any] = []
         self._server: Any = None
 
@@ -99,28 +110,39 @@ class RayExecutor:
             num_cpus=ACTOR_CPUS, memory=spec.memory_bytes, resources=spec.resources, label_selector=selector
         )
 
-    def dispatch(self, orders: Sequence[VisitOrder], weights: Sequence[float] | None = None) -> None:
-        """Queue visits; with weights, also the sums of the aggregation tree, block by block as their visits start."""
-        if weights is not None:
-            self._begin_round(orders, weights)
+    def dispatch(self, orders: Sequence[VisitOrder], merges: Sequence[MergeOrder] = ()) -> None:
+        """Queue visits; the sums of the merges go on leaf by leaf, as the visits start."""
+        for merge in merges:
+            if merge not in self._open:
+                self._begin(merge)
         self._dispatcher.add(
-            *(
-                Job((order.kind, order.client_id), self._actor_of[order.client_id], self._starter(order))
-                for order in orders
-            )
+            *(Job(order, self._actor_of[order.client_id], self._starter(order, self._broadcast)) for order in orders)
         )
 
     def report(self, order: VisitOrder) -> VisitReport:
         """Wait for one visit."""
-        ref = self._dispatcher.result((order.kind, order.client_id))
+        ref = self._dispatcher.result(order)
         report: VisitReport = self._get(ref, VISIT_TIMEOUT_S, f"{order.kind} of client {order.client_id}")
         return report
 
-    def commit(self) -> None:
+    def merge(self, merge: MergeOrder) -> None:
         """Have the server make the next broadcast; nobody waits for it before the next visits do."""
-        self._get(self._folds, VISIT_TIMEOUT_S, "aggregation")
-        self._broadcast = self._server.commit.remote(self._total_weight)
-        self._folds = []
+        if merge not in self._open:
+            self._begin(merge)
+            for order in merge.orders:
+                self._fold_when_complete(order)
+        known = self._open.pop(merge)
+        for index, leaf in enumerate(leaves_of(merge.coefficients, merge.keep, from_base=merge.from_base)):
+            if leaf.of != "update":
+                bases = [self._bases[merge.orders[place]] for place in leaf.places] if leaf.of == "base" else None
+                payloads = [self._broadcast] if bases is None else bases
+                known.folds.append(self._server.fold.remote(known.merge_id, index, leaf.coefficients, *payloads))
+        self._get(known.folds, VISIT_TIMEOUT_S, "aggregation")
+        self._broadcast = self._server.commit.remote(
+            known.merge_id, total_of(merge.coefficients, merge.keep, from_base=merge.from_base)
+        )
+        for order in merge.orders:
+            self._bases.pop(order, None)
 
     def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterator[Score]:
         """Score all clients where they live, and yield in client order."""
@@ -168,35 +190,38 @@ class RayExecutor:
             for client_id in sorted(self._actor_of)
         ]
 
-    def _begin_round(self, orders: Sequence[VisitOrder], weights: Sequence[float]) -> None:
-        leaves = blocks_of(len(orders))
-        self._folds = [self._server.begin.remote(len(leaves))]
-        self._total_weight = sum(weights)
-        for index, places in enumerate(leaves):
-            clients = tuple(orders[place].client_id for place in places)
-            block = _Block(index, clients, tuple(weights[place] for place in places), set(clients))
-            self._blocks.update(dict.fromkeys(clients, block))
+    def _begin(self, merge: MergeOrder) -> None:
+        merge_id, self._merges = self._merges, self._merges + 1
+        leaves = leaves_of(merge.coefficients, merge.keep, from_base=merge.from_base)
+        self._open[merge] = _OpenMerge(merge_id, [self._server.begin.remote(merge_id, len(leaves))])
+        for index, leaf in enumerate(leaves):
+            if leaf.of == "update":
+                orders = tuple(merge.orders[place] for place in leaf.places)
+                block = _Block(merge_id, index, orders, leaf.coefficients, set(orders))
+                self._blocks.update(dict.fromkeys(orders, block))
 
-    def _starter(self, order: VisitOrder) -> Any:
+    def _starter(self, order: VisitOrder, broadcast: Any) -> Any:
         actor = self._actors[self._actor_of[order.client_id]]
 
         def start() -> Any:
-            report, update = actor.visit.options(num_returns=2).remote(order, self._broadcast)
-            self._fold_when_complete(order.client_id, update)
+            report, update = actor.visit.options(num_returns=2).remote(order, broadcast)
+            if order.kind is VisitKind.TRAIN and self._federated:
+                self._updates[order], self._bases[order] = update, broadcast
+                self._fold_when_complete(order)
             return report
 
         return start
 
-    def _fold_when_complete(self, client_id: int, update: Any) -> None:
-        """Send a block to the server as soon as all its visits are started: Ray holds the call until they are done."""
-        block = self._blocks.pop(client_id, None)
+    def _fold_when_complete(self, order: VisitOrder) -> None:
+        """Send a leaf to the server as soon as all its visits are started: Ray holds the call until they are done."""
+        block = self._blocks.pop(order, None)
         if block is None:
             return
-        self._updates[client_id] = update
-        block.missing.discard(client_id)
+        block.missing.discard(order)
         if not block.missing:
-            updates = [self._updates.pop(member) for member in block.client_ids]
-            self._folds.append(self._server.fold.remote(block.index, block.weights, *updates))
+            updates = [self._updates.pop(member) for member in block.orders]
+            fold = self._server.fold.remote(block.merge_id, block.index, block.coefficients, *updates)
+            next(m for m in self._open.values() if m.merge_id == block.merge_id).folds.append(fold)
 
     @staticmethod
     def _wait(refs: list[Any]) -> list[Any]:

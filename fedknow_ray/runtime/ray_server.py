@@ -12,19 +12,22 @@ from fedknow_ray.transport.payload import Buffer, payload_sha256
 
 
 class ServerActor:
-    """Averages updates that reach it by reference, over the fixed tree in client order."""
+    """Sums updates that reach it by reference, over the fixed tree in client order; several merges may be open."""
 
-    def begin(self, blocks: int) -> None:
-        """Start a round of so many blocks."""
-        self._mean = TreeMean(blocks)
+    def __init__(self) -> None:
+        self._open: dict[int, TreeMean] = {}
 
-    def fold(self, block_index: int, weights: Sequence[float], *updates: Buffer) -> None:
-        """Take one block of updates."""
-        self._mean.add(block_index, sum_block(updates, weights))
+    def begin(self, merge_id: int, leaves: int) -> None:
+        """Open a merge of so many leaves."""
+        self._open[merge_id] = TreeMean(leaves)
 
-    def commit(self, total_weight: float) -> Buffer:
-        """Return the next broadcast."""
-        return self._mean.payload(total_weight)
+    def fold(self, merge_id: int, leaf_index: int, coefficients: Sequence[float], *payloads: Buffer) -> None:
+        """Take one leaf's payloads."""
+        self._open[merge_id].add(leaf_index, sum_block(payloads, coefficients))
+
+    def commit(self, merge_id: int, total: float) -> Buffer:
+        """Close a merge and return the next broadcast."""
+        return self._open.pop(merge_id).payload(total)
 
     def digest(self, broadcast: Buffer) -> str:
         """Return the digest of a broadcast's arrays."""

@@ -1,9 +1,11 @@
-"""Host time of a visit: wall and processor seconds, kept apart from the virtual clock."""
+"""Host time, of a visit and of what calibration times: wall and processor seconds, apart from the virtual clock."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from fedknow_ray.federation.visit import VisitOrder, VisitReport
 from fedknow_ray.federation.worker import ClientWorker
@@ -16,3 +18,17 @@ def timed_visit(worker: ClientWorker, order: VisitOrder, broadcast: Buffer) -> t
     report, update = worker.visit(order, broadcast)
     wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
     return replace(report, host_wall_s=wall_s, host_cpu_s=cpu_s), update
+
+
+class HostTime(NamedTuple):
+    """Seconds that passed, and those that the processors of this process worked, summed over its threads."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def timed(action: Callable[[], object]) -> HostTime:
+    """Do something and return the host seconds that it took."""
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    action()
+    return HostTime(time.perf_counter() - wall_s, time.process_time() - cpu_s)

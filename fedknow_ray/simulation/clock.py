@@ -33,6 +33,11 @@ class EventQueue(Generic[E]):
         """Virtual seconds since the start of the run."""
         return self._now_s
 
+    @property
+    def next_s(self) -> float:
+        """The time of the next event; infinity if none is left."""
+        return self._heap[0][0] if self._heap else math.inf
+
     def __len__(self) -> int:
         return len(self._heap)
 

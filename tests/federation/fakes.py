@@ -6,15 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedknow_ray.federation.course import Course
+from fedknow_ray.federation.decisions import Policy
+from fedknow_ray.federation.executor import MergeOrder
 from fedknow_ray.federation.ledger import Ledger
-from fedknow_ray.federation.policies import Synchronous
-from fedknow_ray.federation.scheduler import Course, Progress, Scheduler, SchedulerState
+from fedknow_ray.federation.policies import RoundRules, Rounds
+from fedknow_ray.federation.scheduler import Progress, Scheduler, SchedulerState
 from fedknow_ray.federation.scoring import Score
+from fedknow_ray.federation.selection import Uniform
+from fedknow_ray.federation.traffic import Conditions
 from fedknow_ray.federation.visit import VisitKind, VisitOrder, VisitReport, plan_visit
 from fedknow_ray.methods.method import ClientState, Hyperparameters, Method, Outcome, Plan, TaskData, VisitFacts
 from fedknow_ray.results.schema import Row
+from fedknow_ray.simulation.availability import AlwaysOn
 from fedknow_ray.simulation.device import Device
 from fedknow_ray.simulation.link import Link
+from fedknow_ray.simulation.network import Network
 from fedknow_ray.simulation.work import Work, WorkItem
 
 
@@ -27,6 +34,9 @@ class FakeCosts:
 
     def head_training(self, facts: VisitFacts) -> Work:
         return moving("head", 2)
+
+    def evaluation(self, facts: VisitFacts) -> Work:
+        return Work.none()
 
     def resident_bytes(self, facts: VisitFacts) -> int:
         return 100
@@ -66,20 +76,29 @@ class Lonely(FakeMethod):
     federated = False
 
 
-def device(name: str, megabytes_per_s: float, memory_bytes: int | None = 1200) -> Device:
+def device(name: str, megabytes_per_s: float, memory_bytes: int | None = 2000) -> Device:
     """A board whose time is memory traffic alone; 10 W busy, 1 W idle."""
     return Device(name, name, "cpu", memory_bytes, 1.0, megabytes_per_s * 1e6, 1.0, 10.0, None, {"small_cnn": 1.0})
 
 
 #: Seconds of a training visit (6 MB): 6 and 2.
-DEVICES = (device("slow", 1.0), device("fast", 3.0), device("fast", 3.0, memory_bytes=2000))
+DEVICES = (device("slow", 1.0), device("fast", 3.0), device("fast", 3.0))
 #: 4 MB: 0.5 + 2 s down, 0.5 + 4 s up.
 LINK = Link(uplink_bytes_per_s=1e6, downlink_bytes_per_s=2e6, latency_s=0.5)
 PAYLOAD_BYTES = 4 * 10**6
 
 
 def make_ledger(method: Method | None = None) -> Ledger:
-    return Ledger(method or FakeMethod(), DEVICES, LINK, PAYLOAD_BYTES, "small_cnn")
+    return Ledger(method or FakeMethod(), DEVICES, PAYLOAD_BYTES, "small_cnn")
+
+
+def conditions(**changes: Any) -> Conditions:
+    """Three clients on `LINK`, always on."""
+    return Conditions(network=lambda now_s: Network([LINK] * 3, seed=7, now_s=now_s), **changes)
+
+
+def synchronous(cohorts: Sequence[Sequence[int]], rounds: int = 2) -> Rounds:
+    return Rounds(RoundRules(rounds, 3, 3), Uniform(availability=AlwaysOn(), seed=7), cohorts)
 
 
 @dataclass
@@ -91,10 +110,12 @@ class FakeExecutor:
     dispatched: list[tuple[list[VisitOrder], list[float] | None]] = field(default_factory=list)
     reported: list[VisitOrder] = field(default_factory=list)
     commits: list[int] = field(default_factory=list)
+    merged: list[MergeOrder] = field(default_factory=list)
     scored: list[tuple[list[int], int, bool]] = field(default_factory=list)
 
-    def dispatch(self, orders: Sequence[VisitOrder], weights: Sequence[float] | None = None) -> None:
-        self.dispatched.append((list(orders), None if weights is None else list(weights)))
+    def dispatch(self, orders: Sequence[VisitOrder], merges: Sequence[MergeOrder] = ()) -> None:
+        weights = {o: c for merge in merges for o, c in zip(merge.orders, merge.coefficients, strict=True)}
+        self.dispatched.append((list(orders), [weights[order] for order in orders] if weights else None))
 
     def report(self, order: VisitOrder) -> VisitReport:
         self.reported.append(order)
@@ -104,8 +125,9 @@ class FakeExecutor:
         report = VisitReport(work, 0.5, None, None, download_bytes=received, upload_bytes=sent)
         return self.tamper(order, report)
 
-    def commit(self) -> None:
+    def merge(self, merge: MergeOrder) -> None:
         self.commits.append(len(self.reported))
+        self.merged.append(merge)
 
     def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterator[Score]:
         self.scored.append((list(client_ids), learnt_tasks, with_global))
@@ -128,15 +150,17 @@ class Trial:
     cohorts: tuple[tuple[int, ...], ...] = ((0, 1), (1, 2))
     tamper: Callable[[VisitOrder, VisitReport], VisitReport] = lambda order, report: report
     start: SchedulerState | None = None
+    policy: Policy | None = None
+    conditions: Conditions = field(default_factory=conditions)
 
     def __post_init__(self) -> None:
         ledger = make_ledger(self.method)
         self.executor = FakeExecutor(ledger, self.tamper)
         self.rows: list[Row] = []
         images = ((10, 11), (20, 21), (30, 31))
-        course = Course(seed=7, tasks=self.tasks, rounds_per_task=2, classes=2, images=images)
-        policy = Synchronous(clients=3, cohort_size=2, seed=7, cohorts=self.cohorts)
-        self.scheduler = Scheduler(course, ledger, policy, self.executor, self.rows.extend, self.start)
+        course = Course(seed=7, tasks=self.tasks, rounds_per_task=2, classes=2, images=images, test_images=images)
+        policy = self.policy or synchronous(self.cohorts)
+        self.scheduler = Scheduler(course, ledger, policy, self.conditions, self.executor, self.rows.extend, self.start)
 
     def run(self) -> list[Progress]:
         return list(self.scheduler.run())

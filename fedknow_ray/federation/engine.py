@@ -1,0 +1,399 @@
+"""The course of a task on the virtual clock, without training: what happens, told as steps.
+
+A visit's seconds follow from its plan, so all that happens can be told before any visit is made: who visits when, what
+is lost, whose updates make which broadcast. The scheduler has the executor do the work behind the steps, and of that
+only what arrives; forecasts and replays run the engine alone. Pure: no ray, no disk, no model.
+
+A client that is off at the end of a task has not finished it. It does so when it is next asked to train, before that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fedknow_ray.errors import FedKnowError
+from fedknow_ray.federation.course import Course
+from fedknow_ray.federation.decisions import Alarm, Decision, EndRound, EndTask, Merge, Policy, Start, Stop
+from fedknow_ray.federation.flight import Flight, Phase, Status
+from fedknow_ray.federation.ledger import Ledger, PricedVisit
+from fedknow_ray.federation.steps import Arrived, Began, Closed, Happened, Merged, RoundClosed, Step
+from fedknow_ray.federation.traffic import Conditions, Rang, Traffic
+from fedknow_ray.federation.visit import VisitKind, VisitOrder
+
+
+class StuckPolicy(FedKnowError):
+    """A policy that waits for something that will never happen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A task that a client has not finished: whether it had a training visit in it, and how often it tried to."""
+
+    task_index: int
+    trained: bool
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """Where the engine stands between tasks. *unfinished* what clients have yet to finish; *dropped* who has left."""
+
+    now_s: float = 0.0
+    merges: int = 0
+    unfinished: Mapping[int, tuple[Unfinished, ...]] = field(default_factory=dict)
+    dropped: frozenset[int] = frozenset()
+    last_visit_s: Mapping[int, float] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as values that JSON can hold; see `of_plain`."""
+        return {
+            "now_s": self.now_s,
+            "merges": self.merges,
+            "unfinished": [
+                [c, [[t.task_index, t.trained, t.tries] for t in tasks]] for c, tasks in self.unfinished.items()
+            ],
+            "dropped": sorted(self.dropped),
+            "last_visit_s": [[client_id, time_s] for client_id, time_s in self.last_visit_s.items()],
+        }
+
+    @staticmethod
+    def of_plain(plain: Mapping[str, Any]) -> EngineState:
+        """Return the state that `plain` gave."""
+        return EngineState(
+            now_s=plain["now_s"],
+            merges=plain["merges"],
+            unfinished={c: tuple(Unfinished(*task) for task in tasks) for c, tasks in plain["unfinished"]},
+            dropped=frozenset(plain["dropped"]),
+            last_visit_s=dict(plain["last_visit_s"]),
+        )
+
+
+class Engine:
+    """Tells one task after another; `state` is where it stands in between. It is the `View` of its policy.
+
+    *measure* gives the compute seconds of a flight that has begun; without it they are the planned ones.
+    """
+
+    def __init__(
+        self,
+        course: Course,
+        ledger: Ledger,
+        policy: Policy,
+        conditions: Conditions,
+        state: EngineState | None = None,
+        measure: Callable[[Flight], float] | None = None,
+    ) -> None:
+        state = state or EngineState()
+        self._course, self._ledger, self._policy, self._conditions = course, ledger, policy, conditions
+        self._traffic = Traffic(conditions, state.now_s, measure)
+        self._round_start_s = state.now_s
+        self._merges, self._dropped = state.merges, set(state.dropped)
+        self._unfinished = {client: list(tasks) for client, tasks in state.unfinished.items()}
+        self._last_visit_s = dict(state.last_visit_s)
+        self._task_index = 0
+        self._ended = False
+        self._trained = set[int]()
+        self._follows: dict[Flight, Flight] = {}
+        self._stragglers = set[Flight]()
+        self._refining: tuple[EndRound, list[Flight]] | None = None
+        self._planned: dict[tuple[int, bool], float] = {}
+        self._steps: list[Step] = []
+
+    # What a policy sees.
+
+    @property
+    def now_s(self) -> float:
+        """The virtual time."""
+        return self._traffic.now_s
+
+    @property
+    def task_index(self) -> int:
+        """The task that is being learnt."""
+        return self._task_index
+
+    @property
+    def merges(self) -> int:
+        """Merges so far: the version of the present broadcast."""
+        return self._merges
+
+    @property
+    def last_visit_s(self) -> Mapping[int, float]:
+        """When each client's last visit ended."""
+        return self._last_visit_s
+
+    def free(self) -> list[int]:
+        """Return the clients that take part and make no visit now, ascending."""
+        is_member, now_s = self._conditions.availability.is_member, self.now_s
+        return [c for c in self._idle() if is_member(c, now_s)]
+
+    def is_on(self, client_id: int) -> bool:
+        """Return whether a client is on now."""
+        return self._traffic.is_on(client_id)
+
+    def next_on_s(self, client_ids: Sequence[int]) -> float:
+        """Return when the first of some clients is on; of none, the first of all that may still come."""
+        next_on = self._conditions.availability.next_on
+        return min((next_on(c, self.now_s) for c in client_ids or self._idle()), default=math.inf)
+
+    def planned_s(self, client_id: int) -> float:
+        """Return how long the client's next training visit would take if nothing happened to it."""
+        key = (client_id, client_id in self._trained)
+        if key not in self._planned:
+            self._planned[key] = self._traffic.undisturbed_s(self._priced(VisitKind.TRAIN, client_id, 0))
+        return self._planned[key]
+
+    # The course of a task.
+
+    @property
+    def state(self) -> EngineState:
+        """Where the engine stands, between two tasks or before a task's end."""
+        unfinished = {client: tuple(tasks) for client, tasks in self._unfinished.items() if tasks}
+        return EngineState(self.now_s, self._merges, unfinished, frozenset(self._dropped), dict(self._last_visit_s))
+
+    @property
+    def trained(self) -> frozenset[int]:
+        """The clients that have had a training visit in the present task."""
+        return frozenset(self._trained)
+
+    def rounds(self, task_index: int) -> Iterator[Step]:
+        """Tell a task from its first training visit to its last.
+
+        Raises:
+            NobodyComes: if no client is ever on again.
+            StuckPolicy: if nothing is left to happen and the policy has not ended the task.
+        """
+        self._task_index, self._trained, self._planned = task_index, set(), {}
+        self._round_start_s, self._ended = self.now_s, False
+        self._decide(self._policy.task_begins(self))
+        yield from self._told()
+        while not self._ended:
+            occurrence = self._traffic.next()
+            if occurrence is None:
+                raise StuckPolicy(
+                    f"task_index {task_index}: at {self.now_s:.6g} s nothing is left to happen, and the policy "
+                    f"{type(self._policy).__name__} has not ended the task"
+                )
+            if isinstance(occurrence, Rang):
+                if occurrence.tag == task_index:
+                    self._decide(self._policy.woken(self))
+            else:
+                self._landed(occurrence.flight)
+            yield from self._told()
+
+    def finish(self, task_index: int, trained: frozenset[int]) -> Iterator[Step]:
+        """Tell the end of a task: a visit of each client that is on, for each task that it has not finished."""
+        self._task_index, self._trained = task_index, set(trained)
+        for client_id in self._course.clients:
+            if client_id not in self._dropped:
+                self._unfinished.setdefault(client_id, []).append(Unfinished(task_index, client_id in trained))
+        made = [flight for c in self.free() if self.is_on(c) and (flight := self._finishing(c))]
+        self._begin(made)
+        yield from self._told()
+        while self._traffic.busy and (occurrence := self._traffic.next()) is not None:
+            if isinstance(occurrence, Rang):
+                continue
+            flight = occurrence.flight
+            self._note(flight)
+            if flight.arrived and (more := self._finishing(flight.client_id)):
+                self._begin([more])
+                made.append(more)
+            yield from self._told()
+        self._close(made)
+        yield from self._told()
+
+    def _told(self) -> list[Step]:
+        steps, self._steps = self._steps, []
+        return steps
+
+    def _idle(self) -> list[int]:
+        return [c for c in self._course.clients if c not in self._traffic.busy and c not in self._dropped]
+
+    # Decisions.
+
+    def _decide(self, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            match decision:
+                case Start(client_ids, round_index):
+                    self._start(client_ids, round_index)
+                case Alarm(at_s):
+                    self._traffic.ring(at_s, self._task_index)
+                case Stop(flights):
+                    self._stop(flights)
+                case Merge():
+                    self._merge(decision)
+                case EndRound():
+                    self._end_round(decision)
+                case EndTask():
+                    self._ended = True
+                    self._stop([self._follows.get(f, f) for f in self._traffic.busy.values()])
+
+    def _start(self, client_ids: Sequence[int], round_index: int) -> None:
+        """Begin training visits; a client that has missed the end of a task finishes that first."""
+        flights = [Flight(self._priced(VisitKind.TRAIN, c, round_index)) for c in client_ids]
+        self._policy.began(flights)
+        first = []
+        for flight in flights:
+            flight.start_s = flight.end_s = self.now_s
+            catching_up = self._finishing(flight.client_id) if self.is_on(flight.client_id) else None
+            if catching_up is not None:
+                self._follows[catching_up] = flight
+            first.append(catching_up or flight)
+        self._begin(first)
+
+    def _stop(self, flights: Sequence[Flight]) -> None:
+        """End training visits that are too late, and what their clients had to do before them."""
+        before = {waiting: first for first, waiting in self._follows.items()}
+        for flight in flights:
+            first = before.get(flight, flight)
+            self._traffic.lose(first, Status.LATE)
+            self._note(first)
+            if first is not flight:
+                del self._follows[first]
+                self._close([first])
+                self._lose_unbegun(flight, Status.LATE)
+            self._close_straggler(flight)
+
+    def _merge(self, merge: Merge) -> None:
+        if not self._ledger.method.federated:
+            return
+        for flight in merge.flights:
+            flight.used_in = self._merges
+        self._steps.append(Merged(self._merges, merge))
+        self._merges += 1
+
+    def _end_round(self, decision: EndRound) -> None:
+        done = [flight for flight in decision.flights if not flight.flying]
+        self._stragglers.update(flight for flight in decision.flights if flight.flying)
+        self._close(done)
+        again = [f.client_id for f in done if f.arrived and f.client_id not in self._traffic.busy]
+        if decision.refine and self._ledger.method.refines and again:
+            refined = [Flight(self._priced(VisitKind.REFINE, c, decision.round_index)) for c in again]
+            self._refining = decision, refined
+            self._begin(refined)
+        else:
+            self._round_is_over(decision, [])
+
+    def _round_is_over(self, decision: EndRound, refined: Sequence[Flight]) -> None:
+        self._close(refined)
+        flights = sorted(decision.flights, key=lambda flight: flight.client_id)
+        self._steps.append(
+            RoundClosed(
+                round_index=decision.round_index,
+                start_s=self._round_start_s,
+                end_s=self.now_s,
+                clients=tuple(flight.client_id for flight in flights),
+                upload_bytes=sum(flight.upload_bytes for flight in flights),
+                download_bytes=sum(flight.download_bytes for flight in (*flights, *refined)),
+            )
+        )
+        self._round_start_s = self.now_s
+        self._decide(self._policy.round_closed(self))
+
+    def _close(self, flights: Sequence[Flight]) -> None:
+        """Say of flights that have ended how long their clients waited, in the order of clients."""
+        for flight in flights:
+            flight.wait_s = self.now_s - flight.end_s if flight.arrived else 0.0
+        if flights:
+            self._steps.append(Closed(tuple(sorted(flights, key=lambda f: (f.client_id, f.start_s)))))
+
+    def _close_straggler(self, flight: Flight) -> None:
+        if flight in self._stragglers:
+            self._stragglers.discard(flight)
+            self._close([flight])
+
+    # Visits.
+
+    def _priced(self, kind: VisitKind, client_id: int, round_index: int, past: Unfinished | None = None) -> PricedVisit:
+        task_index = self._task_index if past is None else past.task_index
+        trained = client_id in self._trained if past is None else past.trained
+        facts = self._course.facts(client_id, task_index, round_index, trained_this_task=trained)
+        return self._ledger.price(VisitOrder(kind, facts, self._course.seed))
+
+    def _finishing(self, client_id: int) -> Flight | None:
+        """Return the visit that finishes the first task whose end a client has not seen, if there is one."""
+        tasks = self._unfinished.get(client_id)
+        if not tasks:
+            return None
+        visit = self._priced(VisitKind.FINISH_TASK, client_id, self._policy.rounds_of_a_task(), tasks[0])
+        return Flight(visit, attempt=tasks[0].tries)
+
+    def _begin(self, flights: Sequence[Flight]) -> None:
+        if flights:
+            self._steps.append(Began(tuple(flights)))
+        for flight in flights:
+            flight.version = self._merges
+            self._traffic.begin(flight)
+
+    def _landed(self, flight: Flight) -> None:
+        """Go on from a flight that has ended, in the rounds of a task."""
+        self._note(flight)
+        kind = flight.priced.order.kind
+        if kind is VisitKind.TRAIN:
+            self._trained_or_lost(flight)
+        elif kind is VisitKind.REFINE:
+            self._refined()
+        else:
+            self._caught_up(flight)
+
+    def _trained_or_lost(self, flight: Flight) -> None:
+        self._close_straggler(flight)
+        react = self._policy.arrived if flight.arrived else self._policy.lost
+        self._decide(react(flight, self))
+
+    def _refined(self) -> None:
+        if self._refining is not None and not any(flight.flying for flight in self._refining[1]):
+            (decision, refined), self._refining = self._refining, None
+            self._round_is_over(decision, refined)
+
+    def _caught_up(self, flight: Flight) -> None:
+        """Go on to the next task that a client has to finish, or to the training that it was asked for."""
+        waiting = self._follows.pop(flight)
+        self._close([flight])
+        if not flight.arrived:
+            self._lose_unbegun(waiting, flight.status)
+            self._trained_or_lost(waiting)
+            return
+        following = self._finishing(flight.client_id)
+        if following is not None:
+            self._follows[following] = waiting
+        self._begin([following or waiting])
+
+    def _lose_unbegun(self, flight: Flight, status: Status) -> None:
+        """Lose a training visit whose client did not get through what it had to finish before."""
+        flight.start_s = flight.end_s = self.now_s
+        flight.phase, flight.status = Phase.DONE, status
+
+    def _note(self, flight: Flight) -> None:
+        """Take down what the end of a flight means for its client, and for the table of events."""
+        client_id, order = flight.client_id, flight.priced.order
+        self._last_visit_s[client_id] = self.now_s
+        if flight.arrived:
+            self._steps.append(Arrived(flight))
+            if order.kind is VisitKind.FINISH_TASK:
+                self._unfinished[client_id].pop(0)
+            elif order.kind is VisitKind.TRAIN:
+                self._trained.add(client_id)
+            return
+        if order.kind is VisitKind.FINISH_TASK:
+            first = self._unfinished[client_id][0]
+            self._unfinished[client_id][0] = replace(first, tries=first.tries + 1)
+        where = {
+            "task_index": order.facts.task_index,
+            "round_index": order.facts.round_index,
+            "kind": str(order.kind),
+        }
+        if flight.status is Status.OUT_OF_MEMORY:
+            sizes = {
+                "peak_memory_bytes": flight.priced.plan.peak_memory_bytes,
+                "device_memory_bytes": flight.priced.device.memory_bytes,
+            }
+            self._steps.append(Happened(self.now_s, "memory_exceeded", client_id, {**where, **sizes}))
+            if self._conditions.drop_out_of_memory:
+                self._dropped.add(client_id)
+                self._unfinished.pop(client_id, None)
+                self._steps.append(Happened(self.now_s, "client_dropped", client_id, where))
+        else:
+            self._steps.append(Happened(self.now_s, f"visit_{flight.status}", client_id, where))
