@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from fedknow_ray import __version__
+from fedknow_ray.cli.calibrate import calibrate
 from fedknow_ray.cli.compare import compare
 from fedknow_ray.errors import UnknownNameError
 
@@ -24,6 +25,7 @@ def app() -> None:
     """Simulate federated continual learning on emulated edge devices, with Ray."""
 
 
+app.add_command(calibrate)
 app.add_command(compare)
 
 set_option = click.option(
