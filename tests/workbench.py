@@ -26,7 +26,7 @@ from fedknow_ray.methods.method import ClientState, Method, TaskData, VisitFacts
 from fedknow_ray.models.catalogue import ModelSpec
 from fedknow_ray.models.footprint import measure_footprint
 from fedknow_ray.models.network import FlatNetwork, initial_model
-from fedknow_ray.simulation.work import Work
+from fedknow_ray.simulation.work import Step, Work
 
 # The bits of sums depend on the number of threads, and this machine is shared.
 torch.set_num_threads(1)
@@ -117,11 +117,11 @@ def flat_gradient(network: FlatNetwork, module: nn.Module) -> Tensor:
     return out_P
 
 
-def steps_of(work: Work) -> Counter[tuple[str, int, int]]:
-    """Work without regard to order: how many steps of each phase and size."""
-    counts: Counter[tuple[str, int, int]] = Counter()
+def steps_of(work: Work) -> Counter[tuple[str, int, int] | Step]:
+    """Work without regard to order: how many steps of each phase and size; a step without storage has three parts."""
+    counts: Counter[tuple[str, int, int] | Step] = Counter()
     for item in work.items:
-        counts[item.phase, item.flops, item.moved_bytes] += item.count
+        counts[item.step if item.stored_bytes else item.step[:3]] += item.count
     return counts
 
 

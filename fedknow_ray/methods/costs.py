@@ -8,10 +8,11 @@ products (optimizer, pruning, selection) have bytes only. One `WorkItem` is one 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fedknow_ray.models.footprint import FLOAT_BYTES, Footprint
-from fedknow_ray.simulation.work import Work, WorkItem
+from fedknow_ray.simulation.work import Step, Work, WorkItem
 
 if TYPE_CHECKING:
     from fedknow_ray.config.model import TrainingConfig
@@ -82,6 +83,10 @@ class StepCosts:
         flops = f.head_forward_flops(n, classes) + f.head_backward_flops(n, classes) // 2
         return WorkItem("head", 1, flops, FLOAT_BYTES * n * f.F * 2 + head * (2 + self._optimizer_passes()))
 
+    def stored(self, phase: str, passes: int, stored_bytes: int) -> WorkItem:
+        """Writing that many bytes to storage, or reading them from it, beside *passes* over the feature weights."""
+        return WorkItem(phase, 1, 0, passes * self.footprint.weight_bytes, stored_bytes)
+
     def batches(self, images: int) -> list[int]:
         """Sizes of the batches of one epoch, in order."""
         size = self.training.batch_size
@@ -102,6 +107,10 @@ class StepCosts:
         once = [self.forward("head", n, 0) for n in sizes]
         steps = [self.head_step(n, facts.classes) for n in sizes]
         return repeat(once, 1) + repeat(steps, self.training.local_epochs)
+
+    def evaluation(self, facts: VisitFacts) -> Work:
+        """One forward pass of every test image of the tasks learnt so far, each under the head rows of its task."""
+        return repeat([self.forward("evaluate", n, facts.classes) for n in self.batches(facts.test_images)], 1)
 
     def resident_bytes(self, facts: VisitFacts) -> int:
         """What every visit holds: the weights, the payload that brought them, and the images."""
@@ -125,24 +134,30 @@ class StepCosts:
         return OPTIMIZER_PASSES[self.training.optimizer.name] + (MOMENTUM_PASSES if self._momentum() > 0 else 0)
 
 
-def repeat(items: list[WorkItem], times: int) -> Work:
+def repeat(items: Iterable[WorkItem], times: int) -> Work:
     """Return the work of a list of steps done *times* times, equal steps merged."""
-    counts: Counter[tuple[str, int, int]] = Counter()
+    log = WorkLog()
     for item in items:
-        counts[item.phase, item.flops, item.moved_bytes] += item.count * times
-    return Work(tuple(WorkItem(phase, n, flops, moved) for (phase, flops, moved), n in counts.items() if n))
+        log.add(item, times)
+    return log.work()
 
 
 class WorkLog:
     """Counts the steps that are really done; `work()` equals the plan of the visit, in whatever order they came."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[str, int, int]] = Counter()
+        self._counts: Counter[Step] = Counter()
 
-    def add(self, item: WorkItem) -> None:
-        """Count one step."""
-        self._counts[item.phase, item.flops, item.moved_bytes] += item.count
+    def add(self, item: WorkItem, times: int = 1) -> None:
+        """Count one step, or so many."""
+        self._counts[item.step] += item.count * times
 
     def work(self) -> Work:
         """Return everything counted so far."""
-        return Work(tuple(WorkItem(phase, n, flops, moved) for (phase, flops, moved), n in self._counts.items()))
+        return Work(
+            tuple(
+                WorkItem(phase, count, flops, moved_bytes, stored_bytes)
+                for (phase, flops, moved_bytes, stored_bytes), count in self._counts.items()
+                if count
+            )
+        )

@@ -40,7 +40,8 @@ class VisitFacts:
     """What is known of a visit before it happens.
 
     *images* training images of the client for this task; *classes* head rows of one task; *task_index* is also the
-    number of past tasks. *trained_this_task*: the client has had a training visit in this task.
+    number of past tasks. *trained_this_task*: the client has had a training visit in this task. *test_images* of the
+    client in the tasks learnt so far, this one included: what it evaluates its model on at the end of the task.
     """
 
     client_id: int
@@ -49,6 +50,7 @@ class VisitFacts:
     images: int
     classes: int
     trained_this_task: bool
+    test_images: int = 0
 
 
 @dataclass(frozen=True, slots=True)

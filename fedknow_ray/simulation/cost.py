@@ -1,17 +1,48 @@
 """From work to seconds and joules: a roofline for each step.
 
-    compute_s = sum over items of count * ( max( flops / (r * u[kind]),  moved_bytes / b )  +  o )
+    compute_s = sum over items of count * ( max( flops / (r * u[kind]),  moved_bytes / b,  stored_bytes / s )  +  o )
     energy_j  = busy_w * compute_s + idle_w * idle_s
 
 r is the device's sustained training rate, u[kind] the share of it that this kind of network reaches, b its memory
-bandwidth and o its overhead per step, which is left out where the profile does not know it. The roofline is that of
-Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", CACM 52(4), 2009.
+bandwidth, s that of its storage and o its overhead per step, which is left out where the profile does not know it. The
+roofline is that of Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", CACM 52(4),
+2009.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from fedknow_ray.simulation.device import Device
 from fedknow_ray.simulation.work import Work, WorkItem
+
+Bound = Literal["arithmetic", "memory", "storage"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """The seconds of one step in their parts: the longest of the first three, and the overhead."""
+
+    arithmetic_s: float
+    memory_s: float
+    storage_s: float
+    overhead_s: float
+
+    @property
+    def seconds(self) -> float:
+        """What one step takes."""
+        return max(self.arithmetic_s, self.memory_s, self.storage_s) + self.overhead_s
+
+    @property
+    def bound(self) -> Bound:
+        """What sets the time; of equals the first."""
+        bounds: dict[Bound, float] = {
+            "arithmetic": self.arithmetic_s,
+            "memory": self.memory_s,
+            "storage": self.storage_s,
+        }
+        return max(bounds, key=lambda bound: bounds[bound])
 
 
 def compute_s(work: Work, device: Device, kind: str) -> float:
@@ -22,16 +53,23 @@ def compute_s(work: Work, device: Device, kind: str) -> float:
     Raises:
         DeviceError: if the profile lacks a number that the work needs; a time is never guessed.
     """
-    return sum((item.count * _step_s(item, device, kind) for item in work.items), start=0.0)
+    return sum((item.count * step_time(item, device, kind).seconds for item in work.items), start=0.0)
 
 
-def _step_s(item: WorkItem, device: Device, kind: str) -> float:
-    arithmetic_s = memory_s = 0.0
+def step_time(item: WorkItem, device: Device, kind: str) -> StepTime:
+    """Return how long *one* step of the item takes on the device, and what of.
+
+    Raises:
+        DeviceError: if the profile lacks a number that the step needs.
+    """
+    arithmetic_s = memory_s = storage_s = 0.0
     if item.flops:
         arithmetic_s = item.flops / (device.require("sustained_flops_per_s") * device.require(f"utilisation.{kind}"))
     if item.moved_bytes:
         memory_s = item.moved_bytes / device.require("memory_bandwidth_bytes_per_s")
-    return max(arithmetic_s, memory_s) + (device.step_overhead_s or 0.0)
+    if item.stored_bytes:
+        storage_s = item.stored_bytes / device.require("storage_bandwidth_bytes_per_s")
+    return StepTime(arithmetic_s, memory_s, storage_s, device.step_overhead_s or 0.0)
 
 
 def energy_j(device: Device, *, compute_s: float, idle_s: float) -> float | None:

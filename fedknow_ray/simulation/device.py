@@ -25,6 +25,7 @@ FIGURES = (
     "memory_bytes",
     "sustained_flops_per_s",
     "memory_bandwidth_bytes_per_s",
+    "storage_bandwidth_bytes_per_s",
     "idle_w",
     "busy_w",
     "step_overhead_s",
@@ -34,6 +35,8 @@ FIGURES = (
 FIGURE_KEYS = (*FIGURES, *(f"utilisation.{kind}" for kind in NETWORK_KINDS))
 """All numbers that a profile can have, as `Device.require` takes them."""
 
+#: Figures that a file may leave out, as those written before there were such figures do; that is null.
+_MAY_BE_MISSING = frozenset({"storage_bandwidth_bytes_per_s"})
 _MAY_BE_ZERO = frozenset({"idle_w", "step_overhead_s"})
 _TEXTS = ("name", "title", "accelerator")
 
@@ -81,9 +84,11 @@ class Device:
     idle_w: float | None
     busy_w: float | None
     step_overhead_s: float | None
-    """Time of one step beyond its arithmetic and memory traffic (kernel launches, interpreter)."""
+    """Time of one step beyond its arithmetic and traffic (kernel launches, interpreter)."""
     utilisation: Mapping[str, float] = field(hash=False)
     """Kind of network -> rate it reaches, relative to `sustained_flops_per_s`."""
+    storage_bandwidth_bytes_per_s: float | None = None
+    """Bytes read from or written to flash or disk per second, the lower of the two where they differ."""
     figures: Mapping[str, Figure] = field(default_factory=dict, compare=False, repr=False)
     """Key in the file ("busy_w", "utilisation.small_cnn") -> the number as it stands there, with its provenance."""
 
@@ -138,6 +143,7 @@ def parse_device(content: object, where: str, parent: Device | None = None) -> D
         idle_w=values.get("idle_w"),
         busy_w=values.get("busy_w"),
         step_overhead_s=values.get("step_overhead_s"),
+        storage_bandwidth_bytes_per_s=values.get("storage_bandwidth_bytes_per_s"),
         utilisation={kind: values[key] for kind in NETWORK_KINDS if (key := f"utilisation.{kind}") in values},
         figures=figures,
     )
@@ -146,7 +152,9 @@ def parse_device(content: object, where: str, parent: Device | None = None) -> D
 def _keys(parent: Device | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the keys that a file must have, and those that it may have."""
     keys = (*_TEXTS, *FIGURES, "utilisation")
-    return (keys, ()) if parent is None else (("name",), ("inherits", *keys))
+    if parent is not None:
+        return ("name",), ("inherits", *keys)
+    return tuple(key for key in keys if key not in _MAY_BE_MISSING), tuple(_MAY_BE_MISSING)
 
 
 def _raw_figures(entries: Mapping[str, object], where: str, *, partial: bool) -> dict[str, object]:

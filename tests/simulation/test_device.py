@@ -51,6 +51,14 @@ def test_null_stays_unknown(content):
     assert (device.busy_w, device.idle_w, dict(device.utilisation)) == (None, 0.0, {"dense_cnn": 1.0, "small_cnn": 0.5})
 
 
+def test_the_bandwidth_of_storage_may_be_left_out_and_is_unknown_then(content):
+    """So that files from before there was such a number stay good."""
+    assert parse_device(content, "board.yaml").storage_bandwidth_bytes_per_s is None
+    device = parse_device(content | {"storage_bandwidth_bytes_per_s": figure(7)}, "board.yaml")
+    assert device.storage_bandwidth_bytes_per_s == device.require("storage_bandwidth_bytes_per_s") == 7.0
+    refused(content | {"storage_bandwidth_bytes_per_s": figure(0)}, "board.yaml: storage_bandwidth_bytes_per_s.value: ")
+
+
 def test_a_number_that_is_needed_and_absent_is_refused_by_device_and_key(content):
     device = parse_device(content, "board.yaml")
     with pytest.raises(UserError, match=r"device 'board' has no busy_w .* in board\.yaml, or choose another device"):

@@ -48,11 +48,31 @@ def test_the_library_lists_the_shipped_devices_in_order():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shipped_profile_has_memory_rate_and_bandwidth(name):
+def test_shipped_profile_has_all_that_every_method_needs(name):
     device = LIBRARY.get(name)
     assert device.memory_bytes is not None
     assert device.sustained_flops_per_s is not None
     assert device.memory_bandwidth_bytes_per_s is not None
+    assert device.storage_bandwidth_bytes_per_s is not None
+    assert device.step_overhead_s is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "rating"),
+    [
+        ("jetson-nano", 1578),
+        ("jetson-tx2", 1977),
+        ("jetson-agx-xavier", 2742),
+        ("raspberry-pi-4-4gb", 1661),
+        ("raspberry-pi-5-8gb", 3305),
+        ("phone-snapdragon-778g", 3827),
+        ("laptop-i3-1315u", 4398),
+    ],
+)
+def test_the_overhead_is_scaled_by_the_boards_7_zip_rating(name, rating):
+    """Half of 2.54 ms on a core of 2660, to two digits."""
+    overhead_s = 2.54e-3 / 2 * 2660 / rating
+    assert LIBRARY.get(name).require("step_overhead_s") == pytest.approx(overhead_s, rel=0.03)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,6 +17,7 @@ COLUMNS = {
     "utilisation.small_cnn": ("small_cnn", 1.0),
     "utilisation.depthwise": ("depthwise", 1.0),
     "memory_bandwidth_bytes_per_s": ("memory, GB/s", 1e9),
+    "storage_bandwidth_bytes_per_s": ("storage, MB/s", 1e6),
     "idle_w": ("idle, W", 1.0),
     "busy_w": ("busy, W", 1.0),
     "step_overhead_s": ("step overhead, ms", 1e-3),

@@ -24,6 +24,7 @@ from fedknow_ray.methods.fedknow.extractor import Knowledge
 from fedknow_ray.methods.fedknow.past_tasks import backward_into, logit_gradient
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
 from fedknow_ray.methods.fedknow.signature import choose_without_gradients, distance, farthest, measures_gradients
+from fedknow_ray.methods.fedknow.storage import read_item
 from fedknow_ray.methods.fedknow.teaching import labels_of
 from fedknow_ray.methods.learner import Learner, head_pass
 from fedknow_ray.methods.method import TaskData, VisitFacts
@@ -53,7 +54,7 @@ def plan_choice(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings) 
         return Work.none()
     n = costs.batches(facts.images)[0]
     each = [
-        costs.passes("teach", 1),
+        read_item(costs, facts.classes, settings),
         costs.forward("teach", n, facts.classes),
         costs.backward("select", n, facts.classes),
         costs.passes("select", SELECT_PASSES),

@@ -19,14 +19,11 @@ from fedknow_ray.methods.costs import StepCosts, repeat
 from fedknow_ray.methods.fedknow.choice import choose_tasks, plan_choice
 from fedknow_ray.methods.fedknow.extractor import Knowledge, keep_mask, pack, restore_mask
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
+from fedknow_ray.methods.fedknow.storage import prune_item, store_item
 from fedknow_ray.methods.fedknow.teaching import labels_of, plan_labelling
 from fedknow_ray.methods.learner import Batch, Learner, cross_entropy_rule
 from fedknow_ray.methods.method import TaskData, VisitFacts
-from fedknow_ray.models.footprint import FLOAT_BYTES
 from fedknow_ray.simulation.work import Work, WorkItem
-
-#: Passes over the weights that pruning takes: read magnitudes, find the threshold, write the masked copy.
-PRUNE_PASSES = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,28 +55,14 @@ def hear_past_tasks(
 def plan_hearing(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings) -> Work:
     """Return the work of choosing the signature tasks and of labelling by them."""
     k = min(facts.task_index, settings.signature_tasks)
-    return plan_choice(costs, facts, settings) + plan_labelling(costs, facts, k)
+    return plan_choice(costs, facts, settings) + plan_labelling(costs, facts, k, settings)
 
 
 def plan_extraction(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings) -> Work:
     """Return the work of pruning, retraining and storing."""
     step = [item for n in costs.batches(facts.images) for item in _retraining_step(costs, n, facts.classes)]
-    stored = knowledge_bytes(costs, facts.classes, settings)
-    around = [costs.passes("prune", PRUNE_PASSES), WorkItem("store", 1, 0, 2 * stored)]
+    around = [prune_item(costs, facts.task_index, settings), store_item(costs, facts.classes, settings)]
     return repeat(around, 1) + repeat(step, settings.retrain_epochs)
-
-
-def knowledge_bytes(costs: StepCosts, classes: int, settings: FedKnowSettings) -> int:
-    """Return about how many bytes one task's knowledge takes: kept values, one bit a weight that may be missing, head
-    rows.
-
-    The weights that are always kept (biases) are counted as if they were pruned, 0.1 % of cnn6; the scales of codes are
-    left out, 0.5 % of what is kept of cnn6 at 4 bits.
-    """
-    footprint = costs.footprint
-    values = round(settings.retained_fraction * footprint.P) * settings.stored_bits // 8
-    mask = footprint.P // 8 if settings.retained_fraction < 1 else 0
-    return values + mask + FLOAT_BYTES * (classes * (footprint.F + 1) + footprint.B)
 
 
 def extract(
@@ -98,12 +81,12 @@ def extract(
         taken_P=_taken(memory.knowledge, network.P) if settings.masks == "disjoint" else None,
     )
     network.theta[: network.P] *= mask_P
-    learner.log.add(costs.passes("prune", PRUNE_PASSES))
+    learner.log.add(prune_item(costs, facts.task_index, settings))
     loss = None
     for _ in range(settings.retrain_epochs):
         loss = learner.train(data, 1, _MaskedRule(mask_P))
     rows = (data.rows.start, data.rows.stop)
-    learner.log.add(WorkItem("store", 1, 0, 2 * knowledge_bytes(costs, facts.classes, settings)))
+    learner.log.add(store_item(costs, facts.classes, settings))
     knowledge = pack(
         facts.task_index,
         rows,

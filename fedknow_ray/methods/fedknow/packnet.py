@@ -32,14 +32,14 @@ from torch import Tensor
 
 from fedknow_ray.methods.costs import StepCosts, repeat
 from fedknow_ray.methods.fedknow.extractor import prunable_P
-from fedknow_ray.methods.fedknow.knowledge import PRUNE_PASSES
+from fedknow_ray.methods.fedknow.storage import PRUNE_PASSES
 from fedknow_ray.methods.learner import Batch, Learner, cross_entropy_rule
 from fedknow_ray.methods.method import TaskData, VisitFacts
 from fedknow_ray.models.footprint import FLOAT_BYTES
 from fedknow_ray.models.layout import TensorSlice
 from fedknow_ray.models.network import FlatNetwork
 from fedknow_ray.seeding import torch_stream
-from fedknow_ray.simulation.work import Work
+from fedknow_ray.simulation.work import Work, WorkItem
 
 #: Owners of a weight that are no tasks: every teacher has what is SHARED (biases, norms), and none what is FREE.
 SHARED, FREE = -1, 32_767
@@ -116,6 +116,7 @@ def train_pack(
     holds the same model before and after. Draws come from a stream spawned from the visit's, which does not move on.
     """
     network, spawned = learner.network, learner.order.spawn(1)[0]
+    learnt = 0 if pack is None else len(pack.heads_RF)
     federated_S, federated_RF = network.state(), network.head_rows()
     aside = Learner(network, learner.training, learner.costs, learner.normalisation)
     aside.begin(spawned)
@@ -132,19 +133,26 @@ def train_pack(
         heads_RF=(*pack.heads_RF[:task], network.head.clone()),
     )
     network.load(federated_S, federated_RF)
-    learner.log.add(learner.costs.passes("pack", SWAP_PASSES))
+    learner.log.add(swap_item(learner.costs, len(head_RF), learnt, len(trained.heads_RF)))
     return trained
 
 
 def plan_packing(costs: StepCosts, facts: VisitFacts, epochs: int) -> Work:
     """Return the work of `train_pack`."""
     freezing = [costs.passes("pack", FREEZE_PASSES)] * len(costs.batches(facts.images))
-    around = [costs.passes("pack", SWAP_PASSES), costs.passes("prune", PRUNE_PASSES)]
+    swap = swap_item(costs, facts.classes, facts.task_index + facts.trained_this_task, facts.task_index + 1)
+    around = [swap, costs.passes("prune", PRUNE_PASSES)]
     return (
         costs.training_epochs("pack", facts.images, facts.classes, epochs)
         + repeat(freezing, epochs)
         + Work(tuple(around))
     )
+
+
+def swap_item(costs: StepCosts, classes: int, learnt_before: int, learnt_after: int) -> WorkItem:
+    """Changing to the pack net and back: read from storage as the last visit left it, and written as it is now."""
+    stored = pack_bytes(costs, classes, learnt_before) + pack_bytes(costs, classes, learnt_after)
+    return costs.stored("pack", SWAP_PASSES, stored)
 
 
 def pack_bytes(costs: StepCosts, classes: int, tasks: int) -> int:

@@ -37,7 +37,6 @@ from fedknow_ray.methods.fedknow.knowledge import (
     FedKnowMemory,
     extract,
     hear_past_tasks,
-    knowledge_bytes,
     plan_extraction,
     plan_hearing,
 )
@@ -46,6 +45,7 @@ from fedknow_ray.methods.fedknow.rules import ProjectionRule, Tally, projection_
 from fedknow_ray.methods.fedknow.second_use import SecondUseRule, displacement_item, second_use_items
 from fedknow_ray.methods.fedknow.settings import SUMMING, FedKnowSettings
 from fedknow_ray.methods.fedknow.signature import measures_gradients
+from fedknow_ray.methods.fedknow.storage import knowledge_bytes
 from fedknow_ray.methods.fedknow.summing import SummingRule, summing_items
 from fedknow_ray.methods.learner import GradientRule, Learner, cross_entropy_rule
 from fedknow_ray.methods.method import ClientState, Method, Outcome, Plan, TaskData, VisitFacts

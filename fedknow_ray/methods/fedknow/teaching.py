@@ -15,6 +15,7 @@ from fedknow_ray.methods.costs import StepCosts, repeat
 from fedknow_ray.methods.fedknow.extractor import Knowledge, restore_weights
 from fedknow_ray.methods.fedknow.restorer import hard_labels, soft_labels
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
+from fedknow_ray.methods.fedknow.storage import read_item
 from fedknow_ray.methods.learner import Learner
 from fedknow_ray.methods.method import TaskData, VisitFacts
 from fedknow_ray.simulation.work import Work
@@ -24,7 +25,7 @@ def labels_of(learner: Learner, knowledge: Knowledge, data: TaskData, settings: 
     """Return the labels (N, R) of all images by one past model; the learner's network stays as it is."""
     network, head_RF = learner.network, knowledge.head
     weights = network.as_tensors(restore_weights(knowledge, network.P, network.layout))
-    learner.log.add(learner.costs.passes("teach", 1))
+    learner.log.add(read_item(learner.costs, len(head_RF), settings))
 
     def features(x_NCHW: Tensor) -> Tensor:
         return network.call_with(weights, knowledge.statistics, x_NCHW)
@@ -42,7 +43,7 @@ def logits_of(learner: Learner, data: TaskData, features: Callable[[Tensor], Ten
     return learner.forward_batches(data.images_NHWC, "teach", len(head_CF), model)
 
 
-def plan_labelling(costs: StepCosts, facts: VisitFacts, tasks: int) -> Work:
+def plan_labelling(costs: StepCosts, facts: VisitFacts, tasks: int, settings: FedKnowSettings) -> Work:
     """Return the work of labelling all images by so many past models: load each, forward passes."""
-    once = [costs.passes("teach", 1), *(costs.forward("teach", n, facts.classes) for n in costs.batches(facts.images))]
-    return repeat(once, tasks)
+    passes = [costs.forward("teach", n, facts.classes) for n in costs.batches(facts.images)]
+    return repeat([read_item(costs, facts.classes, settings), *passes], tasks)

@@ -192,14 +192,15 @@ def test_work_of_a_choice_by_hand():
 
     Its own gradient: 1000 + 1900 FLOPs an image and 6 x 10 x 2 in the head; weights read twice, the gradient written,
     20 bytes of input and twice 50 of activations. Each task: its model read, one forward pass, one backward pass with
-    its head's forward and backward (4 x 10 x 2), and a distance that reads two gradients.
+    its head's forward and backward (4 x 10 x 2), and a distance that reads two gradients. A model is stored in 4 bits a
+    weight and 4 bytes for each of 2 x 11 values of the head: 138 bytes.
     """
     footprint = Footprint(P=100, B=0, F=10, forward_flops=1000, backward_flops=1900, kept_bytes=50, input_bytes=20)
     costs = StepCosts(footprint, make_learner(DRY).training)
     facts = VisitFacts(0, 3, 0, 20, CLASSES, trained_this_task=False)
     assert steps_of(plan_choice(costs, facts, FedKnowSettings(signature_tasks=2))) == {
         ("select", 8 * 3020, 1200 + 8 * 120): 1,
-        ("teach", 0, 400): 3,
+        ("teach", 0, 400, 138): 3,
         ("teach", 8 * 1040, 400 + 8 * 70): 3,
         ("select", 8 * 1980, 800 + 8 * 50): 3,
         ("select", 0, 800): 3,

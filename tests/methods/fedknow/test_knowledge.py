@@ -20,10 +20,10 @@ from fedknow_ray.methods.fedknow.knowledge import (
     FedKnowMemory,
     extract,
     hear_past_tasks,
-    knowledge_bytes,
     plan_hearing,
 )
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
+from fedknow_ray.methods.fedknow.storage import knowledge_bytes
 from fedknow_ray.methods.fedknow.teaching import labels_of
 from fedknow_ray.methods.learner import Learner
 from fedknow_ray.methods.method import VisitFacts

@@ -54,12 +54,12 @@ def test_the_work_counted_is_the_work_planned_for_each_choice(selection: str, k:
 
 @pytest.mark.parametrize("integration", INTEGRATIONS)
 def test_one_past_task_more_costs_a_first_visit_one_batch_and_later_ones_nothing(integration: str):
-    """With k chosen of t: its model read (w = 4 x 275 bytes), 8 images forward, a backward pass from its 2 head rows
-    of 5 weights, and a distance that reads two gradients."""
+    """With k chosen of t: its model read (w = 4 x 275 bytes, stored in 137 and a head of 48), 8 images forward, a
+    backward pass from its 2 head rows of 5 weights, and a distance that reads two gradients."""
     bench = Bench("fedknow", {"integration": integration, "signature_tasks": 2}, spec=DRY)
     f, w = bench.method.costs.footprint, 4 * 275
     further = [
-        ("teach", 0, w),
+        ("teach", 0, w, 185),
         ("teach", 8 * f.forward_flops + 2 * 8 * 5 * 2, w + 8 * (f.input_bytes + f.kept_bytes)),
         ("select", 8 * f.backward_flops + 4 * 8 * 5 * 2, 2 * w + 8 * f.kept_bytes),
         ("select", 0, 2 * w),

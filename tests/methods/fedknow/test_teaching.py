@@ -78,16 +78,17 @@ def test_the_work_counted_is_the_work_planned(tasks: int):
     learner = make_learner(DRY)
     for task in range(tasks):
         labels_of(learner, kept(past_learner(task=task), task), task_data(), FedKnowSettings())
-    assert steps_of(learner.log.work()) == steps_of(plan_labelling(learner.costs, FACTS, tasks))
+    assert steps_of(learner.log.work()) == steps_of(plan_labelling(learner.costs, FACTS, tasks, FedKnowSettings()))
 
 
 def test_work_of_labelling_by_hand():
     """20 images in batches of 8, 8 and 4, by two models: 1000 FLOPs an image and 2 x 10 x 2 in the head; the weights
-    read once to load and once a batch, input and activations of 70 bytes an image."""
+    read once to load and once a batch, input and activations of 70 bytes an image. Loading takes 4 bits a weight and 4
+    bytes for each of the 2 x 11 values of the head from storage."""
     footprint = Footprint(P=100, B=0, F=10, forward_flops=1000, backward_flops=1900, kept_bytes=50, input_bytes=20)
-    planned = plan_labelling(StepCosts(footprint, make_learner(DRY).training), FACTS, 2)
+    planned = plan_labelling(StepCosts(footprint, make_learner(DRY).training), FACTS, 2, FedKnowSettings())
     assert steps_of(planned) == {
-        ("teach", 0, 400): 2,
+        ("teach", 0, 400, 138): 2,
         ("teach", 8 * 1040, 400 + 8 * 70): 4,
         ("teach", 4 * 1040, 400 + 4 * 70): 2,
     }
