@@ -59,7 +59,7 @@ class _Group:
 
     def sketch(self) -> _Group:
         """Return a copy that knows of the first end alone."""
-        return _Group(self.source, self.cap, self.next_step_s, self.count, self.served_bytes, self.rate, self.ends[:1])
+        return _Group(self.source, self.cap, self.next_step_s, self.count, self.served_bytes, 0.0, self.ends[:1])
 
 
 class _Fluid:
@@ -101,17 +101,16 @@ class _Fluid:
         """Return (time, sequence, group) of the first end if nothing else happens; infinity if there is none."""
         if self._next_end is None:
             first_s, first_sequence, first_group = math.inf, -1, None
+            now_s = self.now_s
             for group in self.rated():
+                if not group.rate:
+                    continue
                 end, sequence = group.ends[0]
-                left_bytes = end - group.served_bytes
-                # The count may have been rounded up past the end, by less than a byte.
-                if left_bytes <= 0:
-                    end_s = self.now_s
-                else:
-                    end_s = self.now_s + left_bytes / group.rate if group.rate else math.inf
-                if end_s < first_s or (end_s == first_s < math.inf and sequence < first_sequence):
+                end_s = now_s + (end - group.served_bytes) / group.rate
+                if end_s < first_s or (end_s == first_s and sequence < first_sequence):
                     first_s, first_sequence, first_group = end_s, sequence, group
-            self._next_end = (first_s, first_sequence, first_group)
+            # A count that was rounded up may lie past an end, by less than a byte.
+            self._next_end = (max(first_s, now_s), first_sequence, first_group)
         return self._next_end
 
     def next_change_s(self) -> float:
