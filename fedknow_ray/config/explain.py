@@ -142,5 +142,5 @@ def _rule(detail: ErrorDetails) -> str:
 def _mapping_hint(path: KeyPath, tree: Any) -> str:
     """Return how to write a named entry, where somebody wrote `optimizer: sgd`."""
     value = value_at(tree, path)
-    wants_name = path and path[-1] in ("partition", "optimizer", "policy", "model")
+    wants_name = path and path[-1] in ("partition", "optimizer", "compression", "policy", "model")
     return f"; write {path[-1]}: {{name: {value}}}" if wants_name and isinstance(value, str) else ""

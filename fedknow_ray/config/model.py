@@ -1,8 +1,9 @@
 """What a config may say: every key with its default, its bounds and its unit.
 
-`RunConfig` is the resolved config of one run. Five of its parts are *named entries*: `method`, `scenario.partition`,
-`training.optimizer`, `availability` and `policy` have a `name`, and the name decides which other keys there are. The
-keys of a method belong to the method (its `hyperparameters` class in the catalogue); the others' are here.
+`RunConfig` is the resolved config of one run. Six of its parts are *named entries*: `method`, `scenario.partition`,
+`training.optimizer`, `compression`, `availability` and `policy` have a `name`, and the name decides which other keys
+there are. The keys of a method belong to the method (its `hyperparameters` class in the catalogue); the others' are
+here and beside this file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, SerializeAsAny
 
 from fedknow_ray.config.availability import AlwaysAvailability, AvailabilityConfig, FailuresConfig, OutageConfig
+from fedknow_ray.config.compression import CompressionConfig, NoCompression
 from fedknow_ray.config.fields import (
     Count,
     DurationS,
@@ -36,6 +38,7 @@ DEFAULT_NAMES: dict[KeyPath, str] = {
     ("scenario", "partition"): "shards",
     ("method",): "fedknow",
     ("training", "optimizer"): "adam",
+    ("compression",): "none",
     ("availability",): "always",
     ("policy",): "synchronous",
 }
@@ -169,6 +172,8 @@ class CommonConfig(Frozen):
     """Folder of device files, or one such file, beside the devices that ship; relative to the working directory."""
     fleet: Annotated[tuple[FleetEntry, ...], Field(min_length=1)] = PAPER_FLEET
     network: NetworkConfig = NetworkConfig()
+    compression: CompressionConfig = NoCompression()
+    """How updates are shortened; broadcasts are float32 in any case."""
     availability: AvailabilityConfig = AlwaysAvailability()
     outages: tuple[OutageConfig, ...] = ()
     """Losses of power, each of some clients for a while."""
@@ -217,6 +222,7 @@ class RunConfig(CommonConfig):
             "devices_path",
             "fleet",
             "network",
+            "compression",
             "availability",
             "outages",
             "failures",

@@ -104,7 +104,7 @@ def make_parts(
     """
     config, scenario = assembly.config, assembly.scenario
     head_global = config.model.head == "global"
-    method = assembly.make_method()
+    method, compressor = assembly.make_method(), assembly.compressor()
     library = devices_with(config.devices_path)
     ledger = Ledger(
         method=method,
@@ -113,6 +113,7 @@ def make_parts(
             shared_shapes(features_S.size, assembly.classes, head_CF.shape[1] - 1, head_global=head_global)
         ),
         kind=assembly.model.kind,
+        compressor=compressor,
     )
     images, test_images = (
         tuple(tuple(len(indices(client, task)) for task in range(scenario.tasks)) for client in range(scenario.clients))
@@ -136,6 +137,7 @@ def make_parts(
         test_images=max(map(sum, test_images)),
     )
     conditions = build_conditions(config)
+    residual_bytes = compressor.residual_bytes if compressor is not None and method.federated else 0
     probes = _price_probes(ledger, config.seed, last)
     return Parts(
         assembly=assembly,
@@ -147,7 +149,7 @@ def make_parts(
         slow_down=build_slow_down(config, library, assembly.model.kind),
         start=SharedModel(features_S, head_CF).payload(),
         broadcast=SharedModel(features_S, head_CF if head_global else None).payload(),
-        client_bytes=features_S.nbytes + head_CF.nbytes + method.kept_bytes(last),
+        client_bytes=features_S.nbytes + head_CF.nbytes + method.kept_bytes(last) + residual_bytes,
         visit_bytes=max(visit.plan.peak_memory_bytes for visit in probes),
     )
 

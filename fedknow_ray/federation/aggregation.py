@@ -12,9 +12,9 @@ float64 vector a block that is not yet merged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,10 +61,14 @@ def total_of(coefficients: Sequence[float], keep: float, *, from_base: bool) -> 
 
 
 def sum_block(payloads: Sequence[Buffer], weights: Sequence[float]) -> Sums:
-    """Return the weighted float64 sums of one block's updates, from left to right."""
+    """Return the weighted float64 sums of one block's payloads, from left to right."""
+    return sum_models(map(decode, payloads), weights)
+
+
+def sum_models(models: Iterable[Mapping[str, NDArray[Any]]], weights: Sequence[float]) -> Sums:
+    """Return the weighted float64 sums of decoded models, from left to right; each is let go before the next."""
     sums: Sums = {}
-    for payload, weight in zip(payloads, weights, strict=True):
-        arrays = decode(payload)
+    for arrays, weight in zip(models, weights, strict=True):
         if not sums:
             sums = {name: np.zeros(array.shape, np.float64) for name, array in arrays.items()}
         _check_same(sums, arrays)

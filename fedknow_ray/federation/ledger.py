@@ -6,11 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 
 from fedknow_ray.errors import FedKnowError
+from fedknow_ray.federation.sending import plan_sending
 from fedknow_ray.federation.visit import VisitKind, VisitOrder, VisitReport, plan_visit
 from fedknow_ray.methods.method import Method, Plan
 from fedknow_ray.simulation.cost import compute_s
 from fedknow_ray.simulation.device import Device
 from fedknow_ray.simulation.work import Step, Work
+from fedknow_ray.transport.compression import Compressor
 
 
 class PlanMismatch(FedKnowError):
@@ -53,19 +55,28 @@ def _steps(work: Work) -> dict[Step, int]:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Prices visits: *devices* one a client, *payload_bytes* of one model on the link, *kind* of the network."""
+    """Prices visits: *devices* one a client, *payload_bytes* of one model on the link, *kind* of the network.
+
+    *compressor* of the updates; None sends them as they are, as long as a broadcast.
+    """
 
     method: Method
     devices: tuple[Device, ...]
     payload_bytes: int
     kind: str
+    compressor: Compressor | None = None
+
+    @property
+    def update_bytes(self) -> int:
+        """Bytes of one update on the link."""
+        return self.payload_bytes if self.compressor is None else self.compressor.update_bytes
 
     def price(self, order: VisitOrder) -> PricedVisit:
         """Return a visit's plan with its seconds and bytes; methods that do not federate send nothing."""
         device = self.devices[order.client_id]
-        plan = plan_visit(order, self.method)
+        plan = plan_sending(plan_visit(order, self.method), order, self.method, self.compressor)
         download_bytes = self.payload_bytes if self.method.federated else 0
-        upload_bytes = download_bytes if order.kind is VisitKind.TRAIN else 0
+        upload_bytes = self.update_bytes if self.method.federated and order.kind is VisitKind.TRAIN else 0
         return PricedVisit(
             order=order,
             device=device,

@@ -25,8 +25,7 @@ from fedknow_ray.methods.method import ClientState, Method, Outcome, Plan, TaskD
 from fedknow_ray.seeding import derive_seed, stream, torch_stream
 from fedknow_ray.simulation.work import Work
 from fedknow_ray.transport.payload import Buffer, Shapes, encode
-
-FEATURES, HEAD = "features", "head"
+from fedknow_ray.transport.update_layout import FEATURES, HEAD
 
 
 class VisitKind(StrEnum):
@@ -73,10 +72,14 @@ class SharedModel:
     features_S: NDArray[np.float32]
     head_CF: NDArray[np.float32] | None
 
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Return it as the arrays of a payload."""
+        arrays = {FEATURES: self.features_S}
+        return arrays if self.head_CF is None else {**arrays, HEAD: self.head_CF}
+
     def payload(self) -> Buffer:
         """Return it encoded."""
-        arrays = {FEATURES: self.features_S}
-        return encode(arrays if self.head_CF is None else {**arrays, HEAD: self.head_CF})
+        return encode(self.arrays())
 
     @staticmethod
     def of(arrays: Mapping[str, NDArray[np.float32]]) -> SharedModel:
@@ -88,6 +91,12 @@ def shared_shapes(S: int, classes: int, F: int, *, head_global: bool) -> Shapes:
     """Return the shapes of a payload, from which its length is known before it exists."""
     shapes: dict[str, tuple[tuple[int, ...], str]] = {FEATURES: ((S,), "float32")}
     return {**shapes, HEAD: ((classes, F + 1), "float32")} if head_global else shapes
+
+
+def place_of(order: VisitOrder) -> str:
+    """Return how an error says which visit it is about."""
+    facts = order.facts
+    return f"client {facts.client_id}, task_index {facts.task_index}, round_index {facts.round_index}"
 
 
 def plan_visit(order: VisitOrder, method: Method) -> Plan:
@@ -122,8 +131,7 @@ def make_visit(
         with torch_stream(derive_seed(order.seed, f"{order.kind}/torch", **where)):
             outcome, trained = _learn(order, method, learner, state, data)
     except DivergenceError as error:
-        place = f"client {facts.client_id}, task_index {facts.task_index}, round_index {facts.round_index}"
-        raise DivergenceError(f"{place}: {error.args[0]}") from error
+        raise DivergenceError(f"{place_of(order)}: {error.args[0]}") from error
     if trained:
         head_CF = head_CF.copy()
         head_CF[data.rows.start : data.rows.stop] = trained.head_RF

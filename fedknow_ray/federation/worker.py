@@ -13,14 +13,17 @@ import numpy as np
 import torch
 
 from fedknow_ray.federation.scoring import Score, score_client
+from fedknow_ray.federation.sending import send
 from fedknow_ray.federation.state_bytes import dump_state, load_state
 from fedknow_ray.federation.visit import SharedModel, VisitOrder, VisitReport, make_visit
 from fedknow_ray.methods.costs import StepCosts
 from fedknow_ray.methods.learner import Learner, Normalisation
 from fedknow_ray.methods.method import ClientState, Method, TaskData
 from fedknow_ray.models.footprint import measure_footprint
-from fedknow_ray.models.network import FlatNetwork
+from fedknow_ray.models.network import FlatNetwork, feature_layout
+from fedknow_ray.transport.compression import Compressor, make_compressor
 from fedknow_ray.transport.payload import Buffer, decode
+from fedknow_ray.transport.update_layout import UpdateLayout
 
 if TYPE_CHECKING:
     from fedknow_ray.config.model import RunConfig
@@ -51,6 +54,15 @@ class Assembly:
         """Return the method with its hyper-parameters."""
         return self.method(self.config.method.hyper, self.config.training, self.costs())
 
+    def compressor(self) -> Compressor | None:
+        """Return what shortens updates, or None where they are sent as they are."""
+        settings = self.config.compression.model_dump()
+        layout = feature_layout(self.model, height=self.height, width=self.width, channels=self.channels)
+        footprint = self.costs().footprint
+        head = (self.classes, footprint.F + 1) if self.config.model.head == "global" else None
+        tensors = tuple(piece.size for piece in layout)
+        return make_compressor(settings.pop("name"), UpdateLayout(tensors, footprint.B, head), **settings)
+
     @property
     def classes(self) -> int:
         """Head rows in all."""
@@ -68,6 +80,7 @@ class ClientWorker:
         self._assembly = assembly
         self._dataset = dataset
         self._method = assembly.make_method()
+        self._compressor = assembly.compressor()
         network = FlatNetwork(
             assembly.model,
             height=assembly.height,
@@ -84,17 +97,19 @@ class ClientWorker:
 
     def visit(self, order: VisitOrder, broadcast: Buffer) -> tuple[VisitReport, Buffer | None]:
         """Make one visit; return its report and, where something is sent, the encoded update."""
-        client_id = order.client_id
+        client_id, shared, payload = order.client_id, SharedModel.of(decode(broadcast)), None
         state, update, report = make_visit(
             order,
             self._method,
             self._learner,
             self._states[client_id],
-            SharedModel.of(decode(broadcast)),
+            shared,
             self._training_data(order.facts),
         )
+        if update is not None:
+            state, payload, work = send(order, state, update, shared, self._compressor)
+            report = replace(report, work=report.work + work)
         self._states[client_id] = state
-        payload = None if update is None else update.payload()
         received_bytes = broadcast.nbytes if self._method.federated else 0
         sent_bytes = 0 if payload is None else payload.nbytes
         return replace(report, download_bytes=received_bytes, upload_bytes=sent_bytes), payload

@@ -82,12 +82,13 @@ class ClientState:
     """All that a client keeps between visits; a value that can be stored and sent.
 
     *head_CF* (C, F + 1) the client's own head; *own_S* the features of its own model, None before the first visit that
-    makes one; *memory* the method's own.
+    makes one; *memory* the method's own; *residual_N* what compression has left unsent of its updates, None before any.
     """
 
     head_CF: NDArray[np.float32]
     own_S: NDArray[np.float32] | None = None
     memory: Any = None
+    residual_N: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,12 @@ def initial_model(
     return network.state(), head
 
 
+def feature_layout(spec: ModelSpec, *, height: int, width: int, channels: int) -> tuple[TensorSlice, ...]:
+    """Return the `layout` of a network without its weights."""
+    with torch.device("meta"):
+        return tuple(_layout(spec.build(height, width, channels)))
+
+
 def _feature_dim(features: nn.Module, height: int, width: int, channels: int) -> int:
     training = features.training
     with torch.no_grad():

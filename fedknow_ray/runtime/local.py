@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fedknow_ray.federation.aggregation import TreeMean, leaves_of, sum_block, total_of
+from fedknow_ray.federation.aggregation import TreeMean, leaves_of, sum_block, sum_models, total_of
 from fedknow_ray.federation.executor import MergeOrder, Saved
 from fedknow_ray.federation.scoring import Score
 from fedknow_ray.federation.visit import VisitOrder, VisitReport
@@ -17,6 +17,7 @@ from fedknow_ray.federation.worker import Assembly, ClientWorker
 from fedknow_ray.results.schema import PlacementRow
 from fedknow_ray.runtime.timing import timed_visit
 from fedknow_ray.scenario.images import Dataset
+from fedknow_ray.transport.compression import read_updates
 from fedknow_ray.transport.payload import Buffer, payload_sha256
 
 
@@ -26,6 +27,7 @@ class LocalExecutor:
     def __init__(self, assembly: Assembly, dataset: Dataset, start: Buffer, broadcast: Buffer) -> None:
         self._devices = assembly.config.devices
         self._worker = ClientWorker(assembly, dataset, start, range(len(self._devices)))
+        self._compressor = assembly.compressor()
         self._broadcast = broadcast
         self._bases: dict[VisitOrder, Buffer] = {}
         self._updates: dict[VisitOrder, Buffer] = {}
@@ -45,15 +47,18 @@ class LocalExecutor:
 
     def merge(self, merge: MergeOrder) -> None:
         """Sum the updates over the same tree as every backend."""
-        payloads = {
-            "update": [self._updates.pop(order) for order in merge.orders],
-            "base": [self._bases.pop(order) for order in merge.orders],
-            "present": [self._broadcast],
-        }
+        updates = [self._updates.pop(order) for order in merge.orders]
+        bases = [self._bases.pop(order) for order in merge.orders]
+        broadcasts = {"base": bases, "present": [self._broadcast]}
         leaves = leaves_of(merge.coefficients, merge.keep, from_base=merge.from_base)
         mean = TreeMean(len(leaves))
         for index, leaf in enumerate(leaves):
-            mean.add(index, sum_block([payloads[leaf.of][place] for place in leaf.places], leaf.coefficients))
+            places = slice(leaf.places.start, leaf.places.stop)
+            if leaf.of == "update":
+                models = read_updates(self._compressor, updates[places], bases[places])
+                mean.add(index, sum_models(models, leaf.coefficients))
+            else:
+                mean.add(index, sum_block(broadcasts[leaf.of][places], leaf.coefficients))
         self._broadcast = mean.payload(total_of(merge.coefficients, merge.keep, from_base=merge.from_base))
 
     def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterator[Score]:

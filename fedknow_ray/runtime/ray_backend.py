@@ -70,6 +70,7 @@ class RayExecutor:
         self._assembly, self._specs = assembly, specs
         self._actor_of = {c: index for index, spec in enumerate(specs) for c in spec.client_ids}
         self._federated = assembly.method.federated
+        self._compressor = assembly.compressor()
         self._labelled = {node.labels.get(DEVICE_LABEL) for node in nodes}
         self._updates: dict[VisitOrder, Any] = {}
         self._bases: dict[VisitOrder, Any] = {}
@@ -84,7 +85,7 @@ class RayExecutor:
         assembly_ref, dataset_ref, start_ref = ray.put(self._assembly), ray.put(dataset), ray.put(start)
         self._broadcast = ray.put(broadcast)
         server = ray.remote(ServerActor).options(num_cpus=ACTOR_CPUS, memory=SERVER_MEMORY_BYTES)
-        self._server = server.remote()
+        self._server = server.remote(self._compressor)
         self._actors = [
             self._options(spec).remote(assembly_ref, dataset_ref, start_ref, spec.client_ids) for spec in self._specs
         ]
@@ -220,7 +221,10 @@ class RayExecutor:
         block.missing.discard(order)
         if not block.missing:
             updates = [self._updates.pop(member) for member in block.orders]
-            fold = self._server.fold.remote(block.merge_id, block.index, block.coefficients, *updates)
+            # by reference: differences are added to their broadcasts where the server is
+            differences = self._compressor is not None and self._compressor.feeds_back
+            bases = [self._bases[member] for member in block.orders] if differences else []
+            fold = self._server.fold_updates.remote(block.merge_id, block.index, block.coefficients, *updates, *bases)
             next(m for m in self._open.values() if m.merge_id == block.merge_id).folds.append(fold)
 
     @staticmethod
