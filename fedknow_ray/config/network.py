@@ -92,7 +92,7 @@ class NetworkConfig(LinkConfig):
         # A faulty framing is not in info.data, and has its own message.
         if loss_fraction and "framing" in info.data and info.data["framing"] is None:
             raise ValueError(
-                f"{loss_fraction:g} of the packets needs packets; give framing: {{}} beside it, or set it to 0"
+                f"{loss_fraction:g} needs framing, which says what a packet is; give framing: {{}}, or set it to 0"
             )
         return loss_fraction
 

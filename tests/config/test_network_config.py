@@ -68,7 +68,7 @@ def test_what_is_out_of_bounds_is_refused(keys):
 def test_packets_can_only_be_lost_where_there_are_packets():
     place, message = fault(NetworkConfig, loss_fraction=0.01)
     assert place == ("loss_fraction",)
-    assert "0.01 of the packets needs packets; give framing: {} beside it, or set it to 0" in message
+    assert "0.01 needs framing, which says what a packet is; give framing: {}, or set it to 0" in message
     assert NetworkConfig(loss_fraction=0.01, framing={}).loss_fraction == 0.01
 
 

@@ -94,7 +94,8 @@ def transfer_s(namespaces: tuple[str, str], payload: Path) -> float:
         try:
             assert listening.stdout is not None
             assert listening.stdout.readline() == "listening\n"
-            sent = subprocess.run([*sender, SEND, str(payload)], capture_output=True, text=True, check=True, timeout=120)
+            sending = [*sender, SEND, str(payload)]
+            sent = subprocess.run(sending, capture_output=True, text=True, check=True, timeout=120)
             arrival, digest = listening.stdout.read().split()
         finally:
             listening.kill()  # where the sender failed, it would wait for ever
