@@ -14,6 +14,7 @@ from rich.console import Console
 from fedknow_ray import __version__
 from fedknow_ray.cli.calibrate import calibrate
 from fedknow_ray.cli.compare import compare
+from fedknow_ray.cli.explain_time import explain_time
 from fedknow_ray.errors import UnknownNameError
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -27,6 +28,7 @@ def app() -> None:
 
 app.add_command(calibrate)
 app.add_command(compare)
+app.add_command(explain_time)
 
 set_option = click.option(
     "--set",
