@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fedknow_ray.registry import Registry
@@ -42,21 +43,14 @@ class ModelSpec:
         return None
 
 
-def _build_cnn6(height: int, width: int, channels: int) -> nn.Module:
+def _build_cnn6(divisor: int, height: int, width: int, channels: int) -> nn.Module:
     from fedknow_ray.models.cnn6 import Cnn6Features
 
-    return Cnn6Features(height, width, channels)
-
-
-def _build_cnn6_half(height: int, width: int, channels: int) -> nn.Module:
-    from fedknow_ray.models.cnn6 import Cnn6Features
-
-    return Cnn6Features(height, width, channels, divisor=2)
+    return Cnn6Features(height, width, channels, divisor=divisor)
 
 
 MODELS: Registry[ModelSpec] = Registry("model", "fedknow_ray.models")
 # Three halvings leave at least one pixel of 8; above 64 the first linear layer would pass 8 million weights.
-MODELS.register("cnn6", ModelSpec("cnn6", "small_cnn", minimum_size=8, maximum_size=64, build=_build_cnn6))
-MODELS.register(
-    "cnn6_half", ModelSpec("cnn6_half", "small_cnn", minimum_size=8, maximum_size=64, build=_build_cnn6_half)
-)
+for _name, _divisor in (("cnn6", 1), ("cnn6_half", 2), ("cnn6_quarter", 4)):
+    _build = partial(_build_cnn6, _divisor)
+    MODELS.register(_name, ModelSpec(_name, "small_cnn", minimum_size=8, maximum_size=64, build=_build))

@@ -4,8 +4,8 @@ Three blocks of two 3x3 convolutions (32, 64, 128 channels), each with 2x2 max p
 layer of 1024 with dropout 0.5. No normalisation layers. At 32 x 32 x 3: 2,385,184 weights and 40.7 million
 multiply-adds a sample, forward. Other sizes change the input of the linear layer: 128 * (height // 8) * (width // 8).
 
-`cnn6_half` has half of each width (16, 32, 64 channels, 512 features): about a quarter of the weights and of the
-arithmetic, for experiments that need many runs.
+`cnn6_half` has half of each width (16, 32, 64 channels, 512 features) and about a quarter of the weights and of the
+arithmetic, `cnn6_quarter` a quarter (8, 16, 32 channels, 256 features) and a sixteenth: for experiments of many runs.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def test_report_writes_the_page_again(finished: tuple[subprocess.CompletedProces
     ("kind", "some"),
     [
         ("methods", ["fedavg", "fedknow", "local"]),
-        ("models", ["cnn6", "cnn6_half"]),
+        ("models", ["cnn6", "cnn6_half", "cnn6_quarter"]),
         ("datasets", ["cifar100", "digits"]),
         ("devices", ["jetson-nano", "raspberry-pi-4-2gb"]),
         ("policies", ["synchronous"]),

@@ -67,11 +67,13 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(features(x), features(x))
 
 
-def test_half_the_widths_at_32_x_32_x_3():
-    """The same shapes with 16, 32, 64 channels and 512 features: about a quarter of weights and multiply-adds."""
-    convolutions = [(3, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64)]
-    weights = sum((9 * before + 1) * after for before, after in convolutions) + 1025 * 512
-    half = measure_footprint(MODELS.get("cnn6_half"), height=32, width=32, channels=3)
-    assert (half.P, half.F) == (weights, 512) == (596_880, 512)
-    multiply_adds = 1024 * 9 * (3 + 16) * 16 + 256 * 9 * (16 + 32) * 32 + 64 * 9 * (32 + 64) * 64 + 1024 * 512
-    assert half.forward_flops == pytest.approx(2 * multiply_adds, rel=0.01)
+@pytest.mark.parametrize(("name", "a", "weights"), [("cnn6_half", 16, 596_880), ("cnn6_quarter", 8, 149_544)])
+def test_narrower_at_32_x_32_x_3(name: str, a: int, weights: int):
+    """The same shapes with a, 2a, 4a channels and 32a features: the linear layer has 16 inputs a last channel."""
+    convolutions = [(3, a), (a, a), (a, 2 * a), (2 * a, 2 * a), (2 * a, 4 * a), (4 * a, 4 * a)]
+    by_hand = sum((9 * before + 1) * after for before, after in convolutions) + (64 * a + 1) * 32 * a
+    cost = measure_footprint(MODELS.get(name), height=32, width=32, channels=3)
+    assert (cost.P, cost.F) == (by_hand, 32 * a) == (weights, 32 * a)
+    pixels = [1024, 1024, 256, 256, 64, 64]
+    products = sum(9 * p * x * y for p, (x, y) in zip(pixels, convolutions, strict=True)) + 64 * a * 32 * a
+    assert cost.forward_flops == pytest.approx(2 * products, rel=0.01)
