@@ -1,12 +1,14 @@
 """The visit that docs/time-model.md works out by hand is what the code says."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedknow_ray.config.loading import load_config
 from fedknow_ray.experiment.catalogue import CATALOGUE, DEVICES
+from fedknow_ray.experiment.conditions import build_links
 from fedknow_ray.federation.ledger import Ledger, PricedVisit
 from fedknow_ray.federation.visit import VisitKind, VisitOrder, shared_shapes
 from fedknow_ray.methods.catalogue import METHODS
@@ -15,7 +17,6 @@ from fedknow_ray.methods.method import VisitFacts
 from fedknow_ray.models.catalogue import MODELS
 from fedknow_ray.models.footprint import Footprint, measure_footprint
 from fedknow_ray.simulation.cost import compute_s, energy_j
-from fedknow_ray.simulation.link import Link
 from fedknow_ray.simulation.work import Work
 from fedknow_ray.transport.payload import encoded_bytes
 
@@ -38,18 +39,23 @@ def footprint() -> Footprint:
     return measure_footprint(MODELS.get("cnn6"), height=32, width=32, channels=3)
 
 
-def price(footprint: Footprint, method_name: str, **hyper: str) -> PricedVisit:
+def price(
+    footprint: Footprint,
+    method_name: str,
+    kind: VisitKind = VisitKind.TRAIN,
+    facts: VisitFacts = FACTS,
+    **hyper: str,
+) -> PricedVisit:
     overrides = {"method": {"name": method_name, **hyper}}
     config = load_config(ROOT / "configs" / "cifar100.yaml", overrides, catalogue=CATALOGUE)
     method = METHODS.get(method_name)(config.method.hyper, config.training, StepCosts(footprint, config.training))
     ledger = Ledger(
         method=method,
         devices=tuple(DEVICES.get(name) for name in config.devices),
-        link=Link(**config.network.model_dump()),
         payload_bytes=encoded_bytes(shared_shapes(footprint.P, 100, footprint.F, head_global=False)),
         kind="small_cnn",
     )
-    return ledger.price(VisitOrder(VisitKind.TRAIN, FACTS, config.seed))
+    return ledger.price(VisitOrder(kind, facts, config.seed))
 
 
 @pytest.fixture(scope="module")
@@ -79,33 +85,46 @@ def test_the_sizes_are_those_of_the_network(footprint: Footprint) -> None:
 
 
 def test_the_items_are_those_of_the_plan(visit: PricedVisit) -> None:
-    rows = [(row[0].split()[0], int(row[1]), int(row[2]), int(row[3])) for row in table_below("item")]
-    plan = [(item.phase, item.count, item.flops, item.moved_bytes) for item in visit.plan.work.items]
+    rows = [(row[0].split()[0], *map(int, row[1:5])) for row in table_below("item")]
+    plan = [(item.phase, item.count, item.flops, item.moved_bytes, item.stored_bytes) for item in visit.plan.work.items]
     assert sorted(rows) == sorted(plan)
 
 
 def test_each_item_takes_as_long_as_the_table_says(visit: PricedVisit) -> None:
-    seconds = {row[0].split()[0] + row[2]: row[6] for row in table_below("item")}
+    seconds = {row[0].split()[0] + row[2]: row[8] for row in table_below("item")}
     for item in visit.plan.work.items:
         expected = f"{compute_s(Work((item,)), visit.device, 'small_cnn'):.6f}"
         assert seconds[f"{item.phase}{item.flops}"] == expected, item.phase
 
 
-def test_each_items_two_times_are_its_work_over_the_boards_rates() -> None:
+def test_each_items_times_are_its_work_over_the_boards_rates() -> None:
     for row in table_below("item"):
-        flops_s, bytes_s = int(row[2]) / (115e9 * 0.5), int(row[3]) / 25.6e9
-        assert (f"{flops_s:.6f}", f"{bytes_s:.6f}") == (row[4], row[5]), row[0]
+        flops_s, moved_s, stored_s = int(row[2]) / (115e9 * 0.5), int(row[3]) / 25.6e9, int(row[4]) / 60e6
+        assert [f"{seconds:.6f}" for seconds in (flops_s, moved_s, stored_s)] == row[5:8], row[0]
+        assert f"{int(row[1]) * (max(flops_s, moved_s, stored_s) + 0.0021):.6f}" == row[8], row[0]
+
+
+def test_the_boards_numbers_are_those_of_its_profile() -> None:
+    nano = DEVICES.get("jetson-nano")
+    rates = (nano.sustained_flops_per_s, nano.utilisation["small_cnn"], nano.memory_bandwidth_bytes_per_s)
+    assert rates == (115e9, 0.5, 25.6e9)
+    assert (nano.storage_bandwidth_bytes_per_s, nano.step_overhead_s) == (60e6, 0.0021)
+    assert "r = 115e9 and u = 0.5, b = 25.6e9, s = 60e6 and o = 0.0021" in PROSE
 
 
 def test_the_sums_are_those_of_the_priced_visit(visit: PricedVisit) -> None:
-    joules = energy_j(visit.device, compute_s=visit.compute_s, idle_s=visit.download_s + visit.upload_s)
+    config = load_config(ROOT / "configs" / "cifar100.yaml", catalogue=CATALOGUE)
+    link = build_links(config.network, config.fleet)[0]
+    down_s, up_s = link.download_s(visit.download_bytes), link.upload_s(visit.upload_bytes)
+    joules = energy_j(visit.device, compute_s=visit.compute_s, idle_s=down_s + up_s)
     for text in (
         f"`compute_s` = {visit.compute_s:.6f}",
-        f"{visit.download_bytes:,} / 1,000,000 = {visit.download_s:.4f}",
-        f"the visit takes {visit.duration_s:.6f} s and {joules:.3f} J",
+        f"{visit.download_bytes:,} / 1,000,000 = {down_s:.4f}",
+        f"the visit takes {down_s + visit.compute_s + up_s:.6f} s and {joules:.3f} J",
+        f"10 W x {visit.compute_s:.6f} s + 1.022 W x {down_s + up_s:.4f} s",
     ):
         assert text in PROSE
-    assert visit.upload_s == visit.download_s
+    assert up_s == down_s
 
 
 def test_the_sum_of_the_tuned_variant_is_one_row_in_place_of_two(footprint: Footprint) -> None:
@@ -119,3 +138,13 @@ def test_the_sum_of_the_tuned_variant_is_one_row_in_place_of_two(footprint: Foot
 
 def test_fedavgs_visit_is_the_first_two_rows(footprint: Footprint) -> None:
     assert f"{price(footprint, 'fedavg').compute_s:.6f} s." in PROSE
+
+
+@pytest.mark.parametrize("method_name", ["fedavg", "fedknow"])
+def test_the_evaluation_at_a_tasks_end_is_what_the_page_says(footprint: Footprint, method_name: str) -> None:
+    """100 test images of two tasks, in batches of 40, 40 and 20."""
+    finish = price(footprint, method_name, VisitKind.FINISH_TASK, replace(FACTS, test_images=100))
+    items = [item for item in finish.plan.work.items if item.phase == "evaluate"]
+    seconds = compute_s(Work(tuple(items)), finish.device, "small_cnn")
+    assert [item.count for item in items] == [2, 1]
+    assert f"evaluates 100 test images in {seconds:.6f} s" in PROSE
