@@ -17,7 +17,7 @@ from fedknow_ray.config.availability import (
     OutageConfig,
 )
 from fedknow_ray.config.model import FleetEntry, RunConfig
-from fedknow_ray.config.network import NetworkConfig
+from fedknow_ray.config.network import LinkOverrides, NetworkConfig
 from fedknow_ray.config.policy import DeadlinePolicy, FedAsyncPolicy, FedBuffPolicy, SynchronousPolicy
 from fedknow_ray.federation.asynchronous import FedAsync, FedBuff, Pace
 from fedknow_ray.federation.decisions import Policy
@@ -62,7 +62,7 @@ def build_links(network: NetworkConfig, fleet: Sequence[FleetEntry]) -> tuple[Li
     read = cache(read_bandwidth)
     links = []
     for entry in fleet:
-        link = network.link_with(entry)
+        link = network.link_with(LinkOverrides(**{key: getattr(entry, key) for key in LinkOverrides.model_fields}))
         traces = {
             key: None if (path := getattr(link, key)) is None else read(path)
             for key in ("uplink_trace", "downlink_trace")
