@@ -14,6 +14,7 @@ from fedknow_ray.experiment.run import execute, read_config
 from fedknow_ray.federation.scheduler import Boundary
 from fedknow_ray.report import write_report
 from fedknow_ray.results.run import load
+from fedknow_ray.simulation.device import DeviceError
 
 HALF = """\
 name: half-nano
@@ -41,6 +42,14 @@ def test_the_report_of_a_run_needs_the_device_files_no_more(config: Path, tmp_pa
     assert figures["sustained_flops_per_s"]["value"] == 57.5e9
     assert figures["busy_w"]["source"].startswith("inherited from jetson-nano: ")
     assert "sustained_flops_per_s" in run.manifest["estimated_device_fields"]["half-nano"]
+
+
+def test_a_device_whose_storage_is_not_known_trains_fedavg_but_not_fedknow(config: Path, tmp_path: Path):
+    (tmp_path / "own" / "half-nano.yaml").write_text(HALF + "storage_bandwidth_bytes_per_s: null\n")
+    execute(config, backend="local", out=tmp_path / "run")
+    with pytest.raises(DeviceError, match="device 'half-nano' has no storage_bandwidth_bytes_per_s"):
+        execute(config, {"method": {"name": "fedknow"}}, backend="local", out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_fault_of_an_own_device_is_one_of_the_config(config: Path, tmp_path: Path):

@@ -50,8 +50,9 @@ def test_every_client_trains_its_head_at_a_tasks_end_where_the_final_model_is_it
     ]
     assert ends[0]["loss"].null_count == 0
     assert ends[1]["loss"].null_count > 0
-    assert all(seconds > 0 for seconds in ends[0]["compute_s"].to_pylist())
-    assert 0 in ends[1]["compute_s"].to_pylist()
+    phases = [[{step["phase"] for step in work} for work in visits["work"].to_pylist()] for visits in ends]
+    assert all(of_visit == {"head", "evaluate"} for of_visit in phases[0])
+    assert {"evaluate"} in phases[1]
 
 
 def test_the_rounds_of_fedavg_are_the_same_whatever_its_own_model_is(tmp_path: Path):

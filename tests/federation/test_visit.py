@@ -12,7 +12,7 @@ from torch import nn
 from workbench import CLASSES, DRY, NORMED, SGD, SIZE, Bench, make_learner, steps_of, training, twin_of
 
 from fedknow_ray.config.model import SgdOptimizer
-from fedknow_ray.federation.visit import SharedModel, VisitKind, plan_visit, shared_shapes
+from fedknow_ray.federation.visit import SharedModel, VisitKind, make_visit, plan_visit, shared_shapes
 from fedknow_ray.models.network import initial_model
 from fedknow_ray.simulation.work import Work
 from fedknow_ray.transport.payload import decode, encoded_bytes
@@ -351,3 +351,17 @@ def test_the_plan_of_who_was_not_sampled_adds_the_heads_training():
     plans = [plan_visit(bench.order(VisitKind.FINISH_TASK, trained=trained), bench.method).work for trained in (0, 1)]
     facts = bench.order(VisitKind.FINISH_TASK).facts
     assert steps_of(plans[0]) == steps_of(plans[1] + bench.method.costs.head_training(facts))
+
+
+@pytest.mark.parametrize("method_name", ["fedavg", "fedknow"])
+def test_the_own_model_is_evaluated_at_the_end_of_a_task(method_name: str):
+    """Planned and counted alike: 20 test images in batches of 8, 8 and 4."""
+    bench = Bench(method_name)
+    bench.visit(VisitKind.TRAIN)
+    order = bench.order(VisitKind.FINISH_TASK, round_index=1, trained=True)
+    order = replace(order, facts=replace(order.facts, test_images=20))
+    _, _, report = make_visit(order, bench.method, bench.learner, bench.state(), bench.broadcast, bench.data(order))
+    evaluated = [item for item in report.work.items if item.phase == "evaluate"]
+    assert evaluated == list(bench.method.costs.evaluation(order.facts).items)
+    assert [item.count for item in evaluated] == [2, 1]
+    assert steps_of(plan_visit(order, bench.method).work) == steps_of(report.work)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,6 +83,19 @@ def test_training_epochs_merge_equal_steps():
     assert [(item.phase, item.count) for item in work.items] == [("train", 4), ("optimize", 6), ("train", 2)]
 
 
+def test_evaluation_is_a_forward_pass_of_every_test_image():
+    """20 images in batches of 8, 8 and 4; none, no work."""
+    facts = replace(FACTS, test_images=20)
+    expected = [costs().forward("evaluate", n, 2) for n in (8, 8, 4)]
+    assert costs().evaluation(facts) == repeat(expected, 1)
+    assert [item.count for item in costs().evaluation(facts).items] == [2, 1]
+    assert costs().evaluation(FACTS).items == ()
+
+
+def test_storage_stands_beside_the_passes_over_the_weights():
+    assert costs().stored("store", 2, 77) == WorkItem("store", 1, 0, 800, 77)
+
+
 def test_resident_bytes():
     """The model twice (working copy and payload) and 20 images."""
     assert costs().resident_bytes(FACTS) == 2 * 4 * 104 + 20 * 7
@@ -105,7 +120,8 @@ def test_repeating_no_times_is_no_work():
     assert repeat([WorkItem("x", 1, 2, 3)], 0).items == ()
 
 
-items = st.builds(WorkItem, st.sampled_from("ab"), st.integers(1, 3), st.integers(0, 2), st.integers(0, 2))
+few = st.integers(0, 2)
+items = st.builds(WorkItem, st.sampled_from("ab"), st.integers(1, 3), few, few, few)
 
 
 @given(st.lists(items, max_size=6), st.integers(0, 4))
@@ -113,6 +129,7 @@ def test_repeating_multiplies_the_totals(steps: list[WorkItem], times: int):
     work = repeat(steps, times)
     assert work.flops == times * sum(item.count * item.flops for item in steps)
     assert work.moved_bytes == times * sum(item.count * item.moved_bytes for item in steps)
+    assert work.stored_bytes == times * sum(item.count * item.stored_bytes for item in steps)
 
 
 @given(st.lists(items, max_size=6), st.randoms(use_true_random=False))
@@ -121,6 +138,4 @@ def test_a_log_counts_steps_in_any_order(steps: list[WorkItem], random: object):
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     for item in shuffled:
         log.add(item)
-    assert {(i.phase, i.flops, i.moved_bytes): i.count for i in log.work().items} == {
-        (i.phase, i.flops, i.moved_bytes): i.count for i in repeat(steps, 1).items
-    }
+    assert {i.step: i.count for i in log.work().items} == {i.step: i.count for i in repeat(steps, 1).items}
