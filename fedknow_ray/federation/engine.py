@@ -18,7 +18,7 @@ from fedknow_ray.errors import FedKnowError
 from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.decisions import Alarm, Decision, EndRound, EndTask, Merge, Policy, Start, Stop
 from fedknow_ray.federation.flight import Flight, Phase, Status
-from fedknow_ray.federation.ledger import Ledger, PricedVisit
+from fedknow_ray.federation.ledger import PricedVisit, Prices
 from fedknow_ray.federation.steps import Arrived, Began, Closed, Happened, Merged, RoundClosed, Step
 from fedknow_ray.federation.traffic import Conditions, Rang, Traffic
 from fedknow_ray.federation.visit import VisitKind, VisitOrder
@@ -80,7 +80,7 @@ class Engine:
     def __init__(
         self,
         course: Course,
-        ledger: Ledger,
+        ledger: Prices,
         policy: Policy,
         conditions: Conditions,
         state: EngineState | None = None,
@@ -88,7 +88,8 @@ class Engine:
     ) -> None:
         state = state or EngineState()
         self._course, self._ledger, self._policy, self._conditions = course, ledger, policy, conditions
-        self._traffic = Traffic(conditions, state.now_s, measure)
+        clients = (client_id for client_id in course.clients if client_id not in state.dropped)
+        self._traffic = Traffic(conditions, clients, state.now_s, measure)
         self._round_start_s = state.now_s
         self._merges, self._dropped = state.merges, set(state.dropped)
         self._unfinished = {client: list(tasks) for client, tasks in state.unfinished.items()}
@@ -126,17 +127,21 @@ class Engine:
 
     def free(self) -> list[int]:
         """Return the clients that take part and make no visit now, ascending."""
-        is_member, now_s = self._conditions.availability.is_member, self.now_s
-        return [c for c in self._idle() if is_member(c, now_s)]
+        return self._conditions.availability.members_at(self._traffic.idle, self.now_s)
 
-    def is_on(self, client_id: int) -> bool:
-        """Return whether a client is on now."""
-        return self._traffic.is_on(client_id)
+    def on(self, client_ids: Sequence[int]) -> list[int]:
+        """Return those of some clients that are on now, in their order."""
+        return self._conditions.availability.on_at(client_ids, self.now_s)
+
+    @property
+    def visiting(self) -> int:
+        """How many clients make a visit now."""
+        return len(self._traffic.busy)
 
     def next_on_s(self, client_ids: Sequence[int]) -> float:
         """Return when the first of some clients is on; of none, the first of all that may still come."""
         next_on = self._conditions.availability.next_on
-        return min((next_on(c, self.now_s) for c in client_ids or self._idle()), default=math.inf)
+        return min((next_on(c, self.now_s) for c in client_ids or self._traffic.idle), default=math.inf)
 
     def planned_s(self, client_id: int) -> float:
         """Return how long the client's next training visit would take if nothing happened to it."""
@@ -189,7 +194,7 @@ class Engine:
         for client_id in self._course.clients:
             if client_id not in self._dropped:
                 self._unfinished.setdefault(client_id, []).append(Unfinished(task_index, client_id in trained))
-        made = [flight for c in self.free() if self.is_on(c) and (flight := self._finishing(c))]
+        made = [flight for c in self.on(self.free()) if (flight := self._finishing(c))]
         self._begin(made)
         yield from self._told()
         while self._traffic.busy and (occurrence := self._traffic.next()) is not None:
@@ -207,9 +212,6 @@ class Engine:
     def _told(self) -> list[Step]:
         steps, self._steps = self._steps, []
         return steps
-
-    def _idle(self) -> list[int]:
-        return [c for c in self._course.clients if c not in self._traffic.busy and c not in self._dropped]
 
     # Decisions.
 
@@ -237,7 +239,7 @@ class Engine:
         first = []
         for flight in flights:
             flight.start_s = flight.end_s = self.now_s
-            catching_up = self._finishing(flight.client_id) if self.is_on(flight.client_id) else None
+            catching_up = self._finishing(flight.client_id) if self._traffic.is_on(flight.client_id) else None
             if catching_up is not None:
                 self._follows[catching_up] = flight
             first.append(catching_up or flight)
@@ -393,6 +395,7 @@ class Engine:
             self._steps.append(Happened(self.now_s, "memory_exceeded", client_id, {**where, **sizes}))
             if self._conditions.drop_out_of_memory:
                 self._dropped.add(client_id)
+                self._traffic.retire(client_id)
                 self._unfinished.pop(client_id, None)
                 self._steps.append(Happened(self.now_s, "client_dropped", client_id, where))
         else:

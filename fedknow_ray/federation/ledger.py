@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Protocol
 
 from fedknow_ray.errors import FedKnowError
 from fedknow_ray.federation.sending import plan_sending
@@ -51,6 +52,29 @@ def _steps(work: Work) -> dict[Step, int]:
     for item in work.items:
         counts[item.step] += item.count
     return {step: count for step, count in counts.items() if count}
+
+
+class Traits(Protocol):
+    """What the course of a run depends on of a method, besides its prices; see `methods.method.Method`."""
+
+    @property
+    def federated(self) -> bool:
+        """Whether anything is sent."""
+
+    @property
+    def refines(self) -> bool:
+        """Whether each client of a round makes a further visit right after aggregation."""
+
+
+class Prices(Protocol):
+    """What the course of a run asks of a price list: a method's plans, or those that a run has recorded."""
+
+    @property
+    def method(self) -> Traits:
+        """The method that the prices are of."""
+
+    def price(self, order: VisitOrder) -> PricedVisit:
+        """Return a visit's plan with its seconds and bytes."""
 
 
 @dataclass(frozen=True, slots=True)

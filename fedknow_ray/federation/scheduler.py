@@ -18,7 +18,7 @@ from fedknow_ray.federation.decisions import Merge, Policy
 from fedknow_ray.federation.engine import Engine, EngineState
 from fedknow_ray.federation.executor import Executor, MergeOrder
 from fedknow_ray.federation.flight import Flight
-from fedknow_ray.federation.ledger import Ledger
+from fedknow_ray.federation.ledger import Prices
 from fedknow_ray.federation.steps import Arrived, Began, Closed, Happened, Merged, RoundClosed, Step
 from fedknow_ray.federation.traffic import Conditions
 from fedknow_ray.federation.visit import VisitOrder, VisitReport
@@ -90,7 +90,7 @@ class Scheduler:
     def __init__(
         self,
         course: Course,
-        ledger: Ledger,
+        ledger: Prices,
         policy: Policy,
         conditions: Conditions,
         executor: Executor,
@@ -176,7 +176,8 @@ class Scheduler:
         if self._slow_down is None:
             orders = [flight.priced.order for flight in flights if flight.arrived]
         else:
-            orders = [flight.priced.order for flight in flights if self._engine.is_on(flight.client_id)]
+            on = set(self._engine.on([flight.client_id for flight in flights]))
+            orders = [flight.priced.order for flight in flights if flight.client_id in on]
         if orders:
             self._executor.dispatch(orders, list(dict.fromkeys(merges[order] for order in orders if order in merges)))
 

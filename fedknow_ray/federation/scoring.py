@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedknow_ray.federation.visit import SharedModel
-from fedknow_ray.methods.learner import Learner
 from fedknow_ray.methods.method import ClientState, TaskData
+
+if TYPE_CHECKING:
+    from fedknow_ray.methods.learner import Learner
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedknow_ray.errors import DivergenceError
-from fedknow_ray.methods.learner import Learner
 from fedknow_ray.methods.method import ClientState, Method, Outcome, Plan, TaskData, VisitFacts
 from fedknow_ray.seeding import derive_seed, stream, torch_stream
 from fedknow_ray.simulation.work import Work
 from fedknow_ray.transport.payload import Buffer, Shapes, encode
 from fedknow_ray.transport.update_layout import FEATURES, HEAD
+
+if TYPE_CHECKING:
+    from fedknow_ray.methods.learner import Learner
 
 
 class VisitKind(StrEnum):
