@@ -118,7 +118,7 @@ class Asynchronous(ABC):
         if places <= 0:
             return []
         free = view.free()
-        on = [client_id for client_id in free if view.is_on(client_id)]
+        on = view.on(free)
         decisions: list[Decision] = []
         turn = turn_of(view, self._begun)
         while len(decisions) < places and on:
@@ -128,7 +128,7 @@ class Asynchronous(ABC):
             self._begun += 1
         if not decisions and not self._flying and not self._asleep:
             self._asleep = True
-            return [wait_for(free, view)]
+            return wait_for(free, view)
         return decisions
 
 

@@ -88,8 +88,12 @@ class View(Protocol):
     def free(self) -> Sequence[int]:
         """Return the clients that take part and make no visit now, ascending."""
 
-    def is_on(self, client_id: int) -> bool:
-        """Return whether a client is on now."""
+    def on(self, client_ids: Sequence[int]) -> list[int]:
+        """Return those of some clients that are on now, in their order."""
+
+    @property
+    def visiting(self) -> int:
+        """How many clients make a visit now."""
 
     def next_on_s(self, client_ids: Sequence[int]) -> float:
         """Return when the first of some clients is on, now or later; infinity if none ever is."""

@@ -34,19 +34,21 @@ def turn_of(view: View, round_index: int) -> Turn:
     )
 
 
-def wait_for(client_ids: Sequence[int], view: View) -> Alarm:
-    """Return an alarm for when the first of some clients is on.
+def wait_for(client_ids: Sequence[int], view: View) -> list[Decision]:
+    """Return an alarm for when the first of some clients is on; none if only clients that visit now can come again.
 
     Raises:
-        NobodyComes: if none of them ever is.
+        NobodyComes: if nobody ever is.
     """
     at_s = view.next_on_s(client_ids)
+    if at_s == math.inf and view.visiting:
+        return []
     if at_s == math.inf:
         raise NobodyComes(
             f"task_index {view.task_index}: from {view.now_s:.6g} s on no client that could visit is ever on again; "
             f"give availability that comes back, or fewer tasks"
         )
-    return Alarm(at_s)
+    return [Alarm(at_s)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,10 @@ class Rounds:
         self._rules, self._selection, self._cohorts = rules, selection, cohorts
         self._round = 0
         self._open = self._asleep = False
-        self._flights: list[Flight] = []
+        self._flights: tuple[Flight, ...] = ()
+        self._awaited: set[Flight] = set()
         self._updates: list[Flight] = []
+        self._own_updates = 0
         self._deadline_s = math.inf
 
     def rounds_of_a_task(self) -> int:
@@ -90,11 +94,12 @@ class Rounds:
     def arrived(self, flight: Flight, view: View) -> list[Decision]:
         """Take an update; close the round if it was the last that is needed."""
         self._updates.append(flight)
-        return self._close_if_complete()
+        self._own_updates += flight in self._awaited
+        return self._ended(flight, view)
 
     def lost(self, flight: Flight, view: View) -> list[Decision]:
         """Close the round if nobody is left to wait for."""
-        return self._close_if_complete()
+        return self._ended(flight, view)
 
     def woken(self, view: View) -> list[Decision]:
         """Close the round at its deadline; or begin it, now that somebody is on."""
@@ -109,13 +114,14 @@ class Rounds:
 
     def began(self, flights: Sequence[Flight]) -> None:
         """Learn the flights of the clients that were started."""
-        self._flights, self._open = list(flights), True
+        self._flights, self._awaited = tuple(flights), set(flights)
+        self._own_updates, self._open = 0, True
 
     def _begin_round(self, view: View) -> list[Decision]:
         cohort = self._cohort(view)
-        self._asleep = not any(view.is_on(c) for c in cohort)
+        self._asleep = not view.on(cohort)
         if self._asleep:
-            return [wait_for(cohort, view)]
+            return wait_for(cohort, view)
         decisions: list[Decision] = [Start(cohort, self._round)]
         self._deadline_s = math.inf
         if self._rules.deadline_s is not None:
@@ -130,16 +136,17 @@ class Rounds:
         free = set(view.free())
         return tuple(c for c in sorted(self._cohorts[turn % len(self._cohorts)]) if c in free)
 
-    def _close_if_complete(self) -> list[Decision]:
-        if not self._open:
-            return []
-        mine = sum(flight.arrived for flight in self._flights)
-        waiting = any(flight.flying for flight in self._flights)
-        return self._close() if mine >= self._rules.needed or not waiting else []
+    def _ended(self, flight: Flight, view: View) -> list[Decision]:
+        self._awaited.discard(flight)
+        if self._asleep:
+            # the round could not begin because all that are on were busy
+            return self._begin_round(view)
+        complete = self._own_updates >= self._rules.needed or not self._awaited
+        return self._close() if self._open and complete else []
 
     def _close(self) -> list[Decision]:
         self._open = False
-        late = tuple(flight for flight in self._flights if flight.flying)
+        late = tuple(flight for flight in self._flights if flight in self._awaited)
         decisions: list[Decision] = []
         if late and self._rules.late == "drop":
             decisions.append(Stop(late))
@@ -147,4 +154,4 @@ class Rounds:
             updates = tuple(sorted(self._updates, key=lambda f: (f.client_id, f.start_s)))
             decisions.append(Merge(updates, tuple(float(flight.images) for flight in updates)))
         self._updates = []
-        return [*decisions, EndRound(self._round, tuple(self._flights))]
+        return [*decisions, EndRound(self._round, self._flights)]

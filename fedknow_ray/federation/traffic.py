@@ -9,7 +9,8 @@ ended. Nothing here knows of rounds or policies.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -69,13 +70,21 @@ class Traffic:
     *measure* gives the compute seconds of a flight that has begun; without it they are the planned ones.
     """
 
-    def __init__(self, conditions: Conditions, now_s: float, measure: Callable[[Flight], float] | None = None) -> None:
+    def __init__(
+        self,
+        conditions: Conditions,
+        clients: Iterable[int],
+        now_s: float,
+        measure: Callable[[Flight], float] | None = None,
+    ) -> None:
         self._conditions, self._measure = conditions, measure
         self._clock: EventQueue[Flight | _Loss | Rang] = EventQueue(now_s)
         self._network = conditions.network(now_s)
         self._now_s = now_s
         self.busy: dict[int, Flight] = {}
         """The flight of each client that has one."""
+        self.idle = sorted(clients)
+        """The clients that have none, ascending: kept, since a policy asks for them at every event."""
 
     @property
     def now_s(self) -> float:
@@ -90,6 +99,7 @@ class Traffic:
         """Begin a flight; one whose client is off is lost in the same moment."""
         flight.start_s = flight.phase_start_s = flight.end_s = self._now_s
         self.busy[flight.client_id] = flight
+        self.retire(flight.client_id)
         if not self.is_on(flight.client_id):
             self._clock.push(self._now_s, _Loss(flight, Status.OFFLINE), priority=flight.client_id)
             return
@@ -110,6 +120,10 @@ class Traffic:
         else:
             flight.upload_s, flight.upload_bytes = spent_s, min(sent_bytes, flight.priced.upload_bytes)
         self._land(flight, status)
+
+    def retire(self, client_id: int) -> None:
+        """Take a client out of those that are idle."""
+        del self.idle[bisect_left(self.idle, client_id)]
 
     def ring(self, at_s: float, tag: int) -> None:
         """Set an alarm."""
@@ -206,6 +220,7 @@ class Traffic:
     def _land(self, flight: Flight, status: Status) -> None:
         flight.phase, flight.status, flight.end_s = Phase.DONE, status, self._now_s
         del self.busy[flight.client_id]
+        insort(self.idle, flight.client_id)
 
 
 def _position(order: VisitOrder) -> StreamPosition:
