@@ -65,7 +65,7 @@ def with_own_devices(path):
 def catalogue():
     return Catalogue(
         methods=registry("method", {"fedknow": Method(FedKnowHyper), "fedavg": Method(FedAvgHyper)}),
-        models=registry("model", {"cnn6": Network(8), "resnet18": Network(32)}),
+        models=registry("model", {"cnn6": Network(8), "cnn6_quarter": Network(8), "resnet18": Network(32)}),
         datasets=registry("data set", DATASETS),
         devices=registry("device", {name: object() for name in DEVICES}),
         with_own_devices=with_own_devices,

@@ -95,7 +95,11 @@ def test_a_rule_over_several_keys_is_told_as_its_author_wrote_it():
 @pytest.mark.parametrize(
     ("path", "tree", "keys"),
     [
-        (("fleet", 0), {"fleet": [{}]}, ["count", "device"]),
+        (
+            ("policy",),
+            {"policy": {"name": "fedasync"}},
+            ["concurrency", "mixing", "name", "selection", "staleness_exponent"],
+        ),
         (
             ("training", "optimizer"),
             {"training": {"optimizer": {"name": "adam"}}},

@@ -35,7 +35,7 @@ training:
 fleet:
 - {device: jetson-nan, count: 20}
 network: {uplink_bytes_per_s: -1 MB/s, latency_s: .nan, downlink_bytes_per_s: 0}
-policy: {name: async}
+policy: {name: sychronos}
 placement: {clients_per_actor: 0, memory_per_actor: 4.5 B}
 seed: 3
 """
@@ -57,7 +57,7 @@ seed: 3
         "x.yaml:19: network.latency_s: must be a finite number, got nan",
         "x.yaml:19: network.uplink_bytes_per_s: must be greater than 0, got '-1 MB/s'",
         "x.yaml:19: network.downlink_bytes_per_s: must be greater than 0, got 0",
-        "x.yaml:20: policy.name: unknown policy 'async'; known: synchronous",
+        "x.yaml:20: policy.name: unknown policy 'sychronos'; did you mean 'synchronous'?",
         "x.yaml:21: placement.clients_per_actor: must be a whole number of at least 1, or auto, got 0",
         "x.yaml:21: placement.memory_per_actor: '4.5 B' is not a whole number of bytes",
         "x.yaml:22: seed: is said twice (first on line 1); keep one",

@@ -57,8 +57,26 @@ def test_the_defaults_are_those_of_the_contract(load):
             {"device": "jetson-xavier-nx", "count": 8},
             {"device": "jetson-agx-xavier", "count": 2},
         ],
-        "network": {"uplink_bytes_per_s": 1e6, "downlink_bytes_per_s": 1e6, "latency_s": 0.02},
-        "policy": {"name": "synchronous", "cohorts": None},
+        "network": {
+            "uplink_bytes_per_s": 1e6,
+            "downlink_bytes_per_s": 1e6,
+            "latency_s": 0.02,
+            "jitter_s": 0.0,
+            "uplink_trace": None,
+            "downlink_trace": None,
+            "framing": None,
+            "loss_fraction": 0.0,
+            "server_uplink_bytes_per_s": None,
+            "server_downlink_bytes_per_s": None,
+        },
+        "compression": {"name": "none"},
+        "availability": {"name": "always"},
+        "outages": [],
+        "failures": {"probability": 0.0, "schedule": []},
+        "on_out_of_memory": "fail",
+        "policy": {"name": "synchronous", "selection": "uniform", "cohorts": None},
+        "clock": "virtual",
+        "host_device": None,
         "placement": {"clients_per_actor": 1, "memory_per_actor": None},
     }
 
@@ -66,7 +84,8 @@ def test_the_defaults_are_those_of_the_contract(load):
 def test_the_sections_stand_in_the_order_of_the_contract(load):
     order = [
         *("seed", "scenario", "model", "method", "training"),
-        *("devices_path", "fleet", "network", "policy", "placement"),
+        *("devices_path", "fleet", "network", "compression", "availability", "outages", "failures"),
+        *("on_out_of_memory", "policy", "clock", "host_device", "placement"),
     ]
     Path("own").mkdir()
     assert list(load("devices_path: own").to_dict()) == order
