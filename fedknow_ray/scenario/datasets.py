@@ -14,9 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedknow_ray.registry import Registry
-from fedknow_ray.scenario.images import Dataset, DatasetInfo, ImageSet, dataset_digest
+from fedknow_ray.scenario.images import Dataset, DatasetInfo, ImageSet, Labels, dataset_digest
 
-__all__ = ["DATASETS", "Dataset", "DatasetInfo", "ImageSet", "dataset_digest", "load_dataset"]
+__all__ = ["DATASETS", "Dataset", "DatasetInfo", "ImageSet", "Labels", "dataset_digest", "load_dataset", "load_labels"]
 
 DATASETS: Registry[DatasetInfo] = Registry("data set", "fedknow_ray.datasets")
 
@@ -45,9 +45,7 @@ def load_dataset(
         UnknownNameError: if the source has no data set of that name.
         ValueError: if there is no such source.
     """
-    root = None if data_root is None else Path(data_root).expanduser()
-    if source == "auto":
-        source = "bundled" if name in DATASETS and DATASETS.get(name).bundled else "parquet"
+    root, source = _root(data_root), _source(name, source)
     # The sources are imported where they are used: pyarrow, scikit-learn and torchvision cost 0.1 to 2 s each.
     match source:
         case "bundled":
@@ -57,11 +55,42 @@ def load_dataset(
         case "parquet":
             from fedknow_ray.scenario.parquet import load_parquet
 
-            known = {known_name: DATASETS.get(known_name) for known_name in DATASETS.names()}
-            return load_parquet(name, root, known, classes)
+            return load_parquet(name, root, _known(), classes)
         case "torchvision":
             from fedknow_ray.scenario.torchvision_source import load_torchvision
 
             return load_torchvision(DATASETS.get(name), root, classes)
         case _:
             raise ValueError(f"source must be auto, bundled, parquet or torchvision, got {source!r}")
+
+
+def load_labels(
+    name: str, *, source: str = "auto", data_root: str | Path | None = None, classes: int | None = None
+) -> Labels:
+    """Return the labels of what `load_dataset` returns; of Parquet files the images are not decoded, which takes long.
+
+    Raises:
+        DataError: as `load_dataset`, except that broken images of Parquet files are not noticed.
+        UnknownNameError: if the source has no data set of that name.
+        ValueError: if there is no such source.
+    """
+    if _source(name, source) != "parquet":
+        return load_dataset(name, source=source, data_root=data_root, classes=classes).labels
+    from fedknow_ray.scenario.parquet import read_labels
+
+    return read_labels(name, _root(data_root), _known(), classes)
+
+
+def _root(data_root: str | Path | None) -> Path | None:
+    return None if data_root is None else Path(data_root).expanduser()
+
+
+def _source(name: str, source: str) -> str:
+    """Return where a data set is read from, "auto" resolved."""
+    if source != "auto":
+        return source
+    return "bundled" if name in DATASETS and DATASETS.get(name).bundled else "parquet"
+
+
+def _known() -> dict[str, DatasetInfo]:
+    return {name: DATASETS.get(name) for name in DATASETS.names()}

@@ -55,6 +55,16 @@ class ImageSet:
         return len(self.labels)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """The labels of both splits, int64 in 0 .. classes - 1, without an image: who has how many images follows from
+    them."""
+
+    info: DatasetInfo
+    train_N: NDArray[np.int64]
+    test_N: NDArray[np.int64]
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Both splits of a data set, with its own `info` as found in the data (size, channels, number of classes).
@@ -70,6 +80,11 @@ class Dataset:
     """Per channel, of the loaded train images, in units of 0..1; 0 for images that are already normalised."""
     std: tuple[float, ...]
     """As `mean`; 1 for images that are already normalised and for a channel that never varies."""
+
+    @property
+    def labels(self) -> Labels:
+        """The labels alone."""
+        return Labels(self.info, self.train.labels, self.test.labels)
 
 
 def build_dataset(info: DatasetInfo, class_names: tuple[str, ...], train: ImageSet, test: ImageSet) -> Dataset:

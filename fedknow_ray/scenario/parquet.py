@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 
 from fedknow_ray.errors import DataError, did_you_mean
 from fedknow_ray.scenario.decoding import Cells, Geometry, decode, has_colour, measure, unpack
-from fedknow_ray.scenario.images import Dataset, DatasetInfo, ImageSet, build_dataset
+from fedknow_ray.scenario.images import Dataset, DatasetInfo, ImageSet, Labels, build_dataset
 
 _SPLITS = ("train", "test")
+_SIZE = ("height", "width", "channels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class _Split:
 
     path: Path
     images: Any
-    """pyarrow.ChunkedArray of bytes."""
+    """pyarrow.ChunkedArray of bytes; None where only the labels were read."""
+    raw: bool
     labels_N: NDArray[np.int64]
     metadata: Mapping[str, str]
 
@@ -51,9 +53,9 @@ class _Split:
         return self.cells(np.arange(len(self.labels_N)))
 
     @property
-    def raw(self) -> bool:
-        encoding = self.metadata.get("encoding", "").lower()
-        return encoding.startswith("raw") or pa.types.is_fixed_size_binary(self.images.type)
+    def has_size(self) -> bool:
+        """Whether the metadata says the size of an image, so that none need be looked at."""
+        return all(key in self.metadata for key in _SIZE)
 
 
 def load_parquet(name: str, root: Path | None, known: Mapping[str, DatasetInfo], classes: int | None = None) -> Dataset:
@@ -64,20 +66,49 @@ def load_parquet(name: str, root: Path | None, known: Mapping[str, DatasetInfo],
     Raises:
         DataError: if the files are missing or broken; the message names file, row and what to do.
     """
+    train, test = _read_splits(name, root, known)
+    info, class_names, geometry = _described(name, train, test, known)
+    limit = info.classes if classes is None else classes
+    return build_dataset(info, class_names, _image_set(train, geometry, limit), _image_set(test, geometry, limit))
+
+
+def read_labels(name: str, root: Path | None, known: Mapping[str, DatasetInfo], classes: int | None = None) -> Labels:
+    """Return the labels of what `load_parquet` returns; images are read only where the metadata lacks their size.
+
+    Raises:
+        DataError: as `load_parquet`, except for images that are broken.
+    """
+    train, test = _read_splits(name, root, known, images=False)
+    if not train.has_size:
+        train, test = _read_splits(name, root, known)
+    info, _, _ = _described(name, train, test, known)
+    limit = info.classes if classes is None else classes
+    return Labels(info, *(split.labels_N[split.labels_N < limit] for split in (train, test)))
+
+
+def _read_splits(
+    name: str, root: Path | None, known: Mapping[str, DatasetInfo], *, images: bool = True
+) -> tuple[_Split, _Split]:
     stem = find_stem(name, root, known)
     folder = Path() if root is None else root
-    train, test = (_read_split(folder / f"{stem}-{split}.parquet") for split in _SPLITS)
+    train, test = (_read_split(folder / f"{stem}-{split}.parquet", images=images) for split in _SPLITS)
+    return train, test
+
+
+def _described(
+    name: str, train: _Split, test: _Split, known: Mapping[str, DatasetInfo]
+) -> tuple[DatasetInfo, tuple[str, ...], Geometry]:
+    """Return what the files are: the data set, the names of its classes, and the size of its images."""
     class_names = _class_names(train, test, known.get(name))
     geometry = _geometry(train, test)
+    stem = train.path.name.removesuffix("-train.parquet")
     if stem != name and stem != f"{name}{geometry.height}":
         raise DataError(
             f"{train.path} was read as data set {name!r} at the size in its name, but its images are "
             f"{geometry.height}x{geometry.width}; rename it, or set "
             f"scenario.dataset={stem} with scenario.source=parquet"
         )
-    limit = len(class_names) if classes is None else classes
-    info = DatasetInfo(name, *geometry.shape, classes=len(class_names))
-    return build_dataset(info, class_names, _image_set(train, geometry, limit), _image_set(test, geometry, limit))
+    return DatasetInfo(name, *geometry.shape, classes=len(class_names)), class_names, geometry
 
 
 def find_stem(name: str, root: Path | None, known: Mapping[str, DatasetInfo]) -> str:
@@ -137,23 +168,26 @@ def _not_found(name: str, root: Path | None, reason: str, known: Mapping[str, Da
     )
 
 
-def _read_split(path: Path) -> _Split:
+def _read_split(path: Path, *, images: bool) -> _Split:
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             _check_columns(path, schema)
-            table = file.read(columns=["image", "label"])
+            columns = ["image", "label"] if images else ["label"]
+            table = file.read(columns=columns)
         labels = table["label"].cast(pa.int64())
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet, it is truncated or corrupt: {error}") from error
     if not len(table):
         raise DataError(f"{path} holds no images")
-    for column in ("image", "label"):
+    for column in columns:
         if table[column].null_count:
             row = table[column].is_null().to_numpy().argmax()
             raise DataError(f"{path}, row {row}: the {column} is null")
     metadata = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in _items(schema)}
-    return _Split(path, table["image"], np.array(labels, np.int64), metadata)
+    raw = metadata.get("encoding", "").lower().startswith("raw")
+    raw = raw or pa.types.is_fixed_size_binary(schema.field("image").type)
+    return _Split(path, table["image"] if images else None, raw, np.array(labels, np.int64), metadata)
 
 
 def _items(schema: Any) -> list[tuple[bytes, bytes]]:
@@ -207,7 +241,7 @@ def _named_classes(split: _Split) -> tuple[str, ...] | None:
 
 def _geometry(train: _Split, test: _Split) -> Geometry:
     """Return the size of the data set's images, from the train file's metadata or else from the images."""
-    height, width, channels = (_metadata_int(train, key) for key in ("height", "width", "channels"))
+    height, width, channels = (_metadata_int(train, key) for key in _SIZE)
     if train.raw:
         if height is None or width is None or channels is None:
             raise DataError(f"{train.path}: raw images need height, width and channels in the schema's metadata")

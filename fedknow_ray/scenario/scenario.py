@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedknow_ray.errors import DataError
-from fedknow_ray.scenario.images import Dataset, ImageSet
+from fedknow_ray.scenario.images import Dataset, DatasetInfo, Labels
 from fedknow_ray.scenario.partition import PARTITIONS, Deal, PartitionOptions, Share, cut
 from fedknow_ray.seeding import stream
 
@@ -84,19 +84,20 @@ class Scenario:
         return self.test_by_task[client_id][self.task_id(client_id, task_index)]
 
 
-def build_scenario(config: ScenarioOptions, dataset: Dataset, seed: int) -> Scenario:
-    """Return the scenario that the config describes on the data set's labels; equal arguments, equal arrays.
+def build_scenario(config: ScenarioOptions, dataset: Dataset | Labels, seed: int) -> Scenario:
+    """Return the scenario that the config describes on the data set's labels; equal labels, equal arrays.
 
     Raises:
         DataError: if the data set has too few classes, or too few images to give each client one train and one test
             image of each task.
     """
-    label_to_row = _label_to_row(config, dataset)
+    labels = dataset.labels if isinstance(dataset, Dataset) else dataset
+    label_to_row = _label_to_row(config, labels.info)
     deals = PARTITIONS.get(config.partition.name)(
         config.partition, config.clients, config.classes_per_task, config.tasks, seed
     )
-    train = _dealt(dataset.train, "train", deals, config, seed)
-    test = _dealt(dataset.test, "test", deals, config, seed)
+    train = _dealt(labels.train_N, "train", deals, config, seed)
+    test = _dealt(labels.test_N, "test", deals, config, seed)
     _check_everyone_has_data(train, test, config)
     if config.samples_per_client is not None:
         train = _limited(train, config.samples_per_client, seed)
@@ -111,12 +112,12 @@ def build_scenario(config: ScenarioOptions, dataset: Dataset, seed: int) -> Scen
     )
 
 
-def _label_to_row(config: ScenarioOptions, dataset: Dataset) -> Indices:
-    used, available = config.tasks * config.classes_per_task, dataset.info.classes
+def _label_to_row(config: ScenarioOptions, info: DatasetInfo) -> Indices:
+    used, available = config.tasks * config.classes_per_task, info.classes
     if used > available:
         raise DataError(
             f"scenario.tasks x scenario.classes_per_task = {config.tasks} x {config.classes_per_task} = {used} "
-            f"classes, but data set {dataset.info.name!r} has {available}; lower one of the two"
+            f"classes, but data set {info.name!r} has {available}; lower one of the two"
         )
     label_to_row = np.full(available, -1, np.int64)
     label_to_row[:used] = np.arange(used)
@@ -124,10 +125,10 @@ def _label_to_row(config: ScenarioOptions, dataset: Dataset) -> Indices:
 
 
 def _dealt(
-    split: ImageSet, split_name: str, deals: Sequence[Deal], config: ScenarioOptions, seed: int
+    labels_N: Indices, split_name: str, deals: Sequence[Deal], config: ScenarioOptions, seed: int
 ) -> list[list[Indices]]:
     """Return [client_id][task id] sorted image indices of one split, before any limit."""
-    by_label = _images_by_label(split.labels, split_name, config.tasks * config.classes_per_task, seed)
+    by_label = _images_by_label(labels_N, split_name, config.tasks * config.classes_per_task, seed)
     return [
         [_hand(deal[client_id], by_label[task_id * config.classes_per_task :]) for task_id, deal in enumerate(deals)]
         for client_id in range(config.clients)

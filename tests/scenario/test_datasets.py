@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fedknow_ray.errors import DataError, UnknownNameError
-from fedknow_ray.scenario.datasets import DATASETS, load_dataset
+from fedknow_ray.scenario.datasets import DATASETS, load_dataset, load_labels
 
 
 def test_all_built_in_data_sets_are_registered():
@@ -57,3 +57,17 @@ def test_listing_data_sets_imports_no_reader():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_labels_alone_are_those_of_the_data_set():
+    dataset, labels = load_dataset("digits", classes=4), load_labels("digits", classes=4)
+    assert labels.info == dataset.info
+    assert (labels.train_N.tolist(), labels.test_N.tolist()) == (
+        dataset.train.labels.tolist(),
+        dataset.test.labels.tolist(),
+    )
+
+
+def test_labels_of_any_other_data_set_are_read_from_parquet(tmp_path):
+    with pytest.raises(DataError, match=r"cifar100-train\.parquet"):
+        load_labels("cifar100", data_root=tmp_path)

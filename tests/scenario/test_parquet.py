@@ -11,7 +11,7 @@ from PIL import Image
 
 from fedknow_ray.errors import DataError
 from fedknow_ray.scenario.images import DatasetInfo
-from fedknow_ray.scenario.parquet import find_stem, load_parquet
+from fedknow_ray.scenario.parquet import find_stem, load_parquet, read_labels
 
 KNOWN = {
     "cifar10": DatasetInfo("cifar10", 4, 4, 3, 10, torchvision_name="CIFAR10"),
@@ -244,3 +244,20 @@ def test_different_class_names_in_the_two_files_are_refused(tmp_path):
     _write(tmp_path, "own", "test", [0], metadata={"class_names": '["b"]'})
     with pytest.raises(DataError, match=r"different class_names"):
         load_parquet("own", tmp_path, KNOWN)
+
+
+@pytest.mark.parametrize("options", [{}, {"metadata": RAW, "images": [bytes([i] * 16) for i in range(4)]}])
+def test_labels_alone_are_those_of_the_data_set(tmp_path, options):
+    """Without metadata the images have to be looked at for their size."""
+    _write_both(tmp_path, labels=[2, 0, 1, 2], **options)
+    for classes in (None, 2):
+        dataset = load_parquet("own", tmp_path, KNOWN, classes)
+        labels = read_labels("own", tmp_path, KNOWN, classes)
+        assert labels.info == dataset.info
+        assert labels.train_N.tolist() == dataset.train.labels.tolist()
+        assert labels.test_N.tolist() == dataset.test.labels.tolist()
+
+
+def test_labels_are_read_without_decoding_an_image(tmp_path):
+    _write_both(tmp_path, images=[b"no image"] * 3, metadata={"height": "4", "width": "4", "channels": "3"})
+    assert read_labels("own", tmp_path, KNOWN).info == DatasetInfo("own", 4, 4, 3, 3)

@@ -181,3 +181,10 @@ def test_more_clients_than_training_images_are_refused():
 def test_more_clients_than_test_images_are_refused():
     with pytest.raises(DataError, match=r"no test image of task 0.*fewer scenario.clients"):
         build_scenario(_config(tasks=1, classes_per_task=2, clients=5, partition=IID), _labels_only(2, 9, 2), seed=1)
+
+
+def test_labels_alone_give_the_same_scenario(paper, cifar100_labels):
+    again = build_scenario(_config(), cifar100_labels.labels, seed=1)
+    assert all(
+        np.array_equal(again.train_indices(c, t), paper.train_indices(c, t)) for c in range(20) for t in range(10)
+    )
