@@ -14,10 +14,10 @@ from typing import Any
 
 from fedknow_ray.config.network import LinkOverrides, NetworkConfig
 from fedknow_ray.errors import RunDirectoryError
-from fedknow_ray.models.catalogue import MODELS
+from fedknow_ray.report.recorded import network_kind, recorded_device
 from fedknow_ray.results.run import Run
 from fedknow_ray.simulation.cost import Bound, StepTime, energy_j, step_time
-from fedknow_ray.simulation.device import FIGURES, NETWORK_KINDS, Device, Figure, parse_device
+from fedknow_ray.simulation.device import Device, Figure
 from fedknow_ray.simulation.framing import Framing
 from fedknow_ray.simulation.link import Direction, Link, transfer_s
 from fedknow_ray.simulation.network import Network, StreamPosition
@@ -115,7 +115,7 @@ def explain_visit(run: Run, row: Mapping[str, Any]) -> VisitTerms:
         RunDirectoryError: if the run does not say what it was made with, or its seconds are not those that this
             version's cost model gives.
     """
-    device, kind = _device(run, row["device"]), MODELS.get(run.config["model"]["name"]).kind
+    device, kind = recorded_device(run, row["device"]), network_kind(run)
     items = tuple(ItemTerms(item, step_time(item, device, kind)) for item in (WorkItem(**s) for s in row["work"]))
     modelled = row["status"] == "ok" and run.config.get("clock", "virtual") == "virtual"
     terms = VisitTerms(
@@ -134,25 +134,6 @@ def explain_visit(run: Run, row: Mapping[str, Any]) -> VisitTerms:
             f"({run.manifest.get('versions', {}).get('fedknow-ray', 'unknown')})"
         )
     return terms
-
-
-def _device(run: Run, name: str) -> Device:
-    """Return a device as it was when the run was made."""
-    profile = run.manifest.get("devices", {}).get(name)
-    if profile is None:
-        raise RunDirectoryError(f"{run.path}: its manifest does not say what the device {name!r} was; run it again")
-    figures = {
-        key: {part: value for part, value in figure.items() if value is not None}
-        for key, figure in profile["figures"].items()
-    }
-    content = {
-        "name": name,
-        "title": profile["title"],
-        "accelerator": profile["accelerator"],
-        **{key: figures.get(key) for key in FIGURES},
-        "utilisation": {kind: figures.get(f"utilisation.{kind}") for kind in NETWORK_KINDS},
-    }
-    return parse_device(content, str(run.path / "manifest.json"))
 
 
 def _transfer(run: Run, row: Mapping[str, Any], direction: Direction) -> TransferTerms:

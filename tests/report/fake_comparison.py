@@ -75,6 +75,8 @@ def _visit(client: int, task: int, fake: FakeRun) -> VisitRow:
         host_cpu_s=fake.cpu_s * (1 + task),
         start_s=0.0,
         work=[],
+        model_version=0,
+        merge_index=0,
     )
 
 

@@ -115,6 +115,8 @@ def _visits(clients: list[int], task: int, round_index: int, kind: str, power: b
             host_cpu_s=1.0,
             start_s=0.0,
             work=[],
+            model_version=0,
+            merge_index=0,
         )
         for client in clients
     ]

@@ -44,6 +44,8 @@ VISIT = VisitRow(
     host_cpu_s=0.25,
     start_s=0.0,
     work=[],
+    model_version=0,
+    merge_index=0,
 )
 FINISH = {"kind": "finish_task", "round_index": 1, "upload_bytes": 0, "upload_s": 0.0, "loss": None}
 
