@@ -17,13 +17,14 @@ What the buffer holds when a task's last visit has ended is merged as it is, wit
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fedknow_ray.federation.decisions import Decision, EndRound, EndTask, Merge, Start, View
+from fedknow_ray.federation.decisions import Alarm, Decision, EndRound, EndTask, Merge, Start, View
 from fedknow_ray.federation.flight import Flight
-from fedknow_ray.federation.policies import turn_of, wait_for
+from fedknow_ray.federation.policies import next_chance_s, turn_of
 from fedknow_ray.federation.selection import Selection
 
 
@@ -51,7 +52,7 @@ class Asynchronous(ABC):
         self._flying: set[Flight] = set()
         self._buffer: list[Flight] = []
         self._since: list[Flight] = []
-        self._asleep = False
+        self._wakes_s = math.inf
 
     def rounds_of_a_task(self) -> int:
         """Return the budget: each visit has an index of its own."""
@@ -60,7 +61,7 @@ class Asynchronous(ABC):
     def task_begins(self, view: View) -> list[Decision]:
         """Start as many clients as may work at once."""
         self._begun = self._merges = 0
-        self._flying, self._buffer, self._since, self._asleep = set(), [], [], False
+        self._flying, self._buffer, self._since, self._wakes_s = set(), [], [], math.inf
         return self._fill(view)
 
     def arrived(self, flight: Flight, view: View) -> list[Decision]:
@@ -73,8 +74,10 @@ class Asynchronous(ABC):
         return self._ended(flight, view)
 
     def woken(self, view: View) -> list[Decision]:
-        """Somebody is on again."""
-        self._asleep = False
+        """Somebody may be on again; an alarm that another has come before changes nothing."""
+        if view.now_s < self._wakes_s:
+            return []
+        self._wakes_s = math.inf
         return self._fill(view)
 
     def round_closed(self, view: View) -> list[Decision]:
@@ -126,10 +129,15 @@ class Asynchronous(ABC):
             decisions.append(Start(picked, self._begun))
             on.remove(picked[0])
             self._begun += 1
-        if not decisions and not self._flying and not self._asleep:
-            self._asleep = True
-            return wait_for(free, view)
-        return decisions
+        return decisions if len(decisions) == places else [*decisions, *self._wake(view, bool(decisions))]
+
+    def _wake(self, view: View, started: bool) -> list[Decision]:
+        """Look again when the next client is on, for the places that are left; if some start now, after they have."""
+        at_s = view.now_s if started else next_chance_s((), view)
+        if at_s >= self._wakes_s:
+            return []
+        self._wakes_s = at_s
+        return [Alarm(at_s)]
 
 
 class FedAsync(Asynchronous):

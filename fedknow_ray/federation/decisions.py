@@ -96,7 +96,10 @@ class View(Protocol):
         """How many clients make a visit now."""
 
     def next_on_s(self, client_ids: Sequence[int]) -> float:
-        """Return when the first of some clients is on, now or later; infinity if none ever is."""
+        """Return when the first of some clients is on, now or later; infinity if none ever is.
+
+        Those that visit now, or have been dropped, do not count. Of none given, all others do, and may still join.
+        """
 
     def planned_s(self, client_id: int) -> float:
         """Return how long the client's next training visit would take if nothing happened to it."""

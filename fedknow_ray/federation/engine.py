@@ -23,6 +23,9 @@ from fedknow_ray.federation.steps import Arrived, Began, Closed, Happened, Merge
 from fedknow_ray.federation.traffic import Conditions, Rang, Traffic
 from fedknow_ray.federation.visit import VisitKind, VisitOrder
 
+#: Alarms in a row, with nobody on the way and nothing decided, after which a policy is stuck.
+MOST_IDLE_ALARMS = 10_000
+
 
 class StuckPolicy(FedKnowError):
     """A policy that waits for something that will never happen."""
@@ -98,7 +101,10 @@ class Engine:
         self._ended = False
         self._trained = set[int]()
         self._follows: dict[Flight, Flight] = {}
+        self._last_flight: dict[int, Flight] = {}
         self._stragglers = set[Flight]()
+        self._landed_late: list[Flight] = []
+        self._idle_alarms = 0
         self._refining: tuple[EndRound, list[Flight]] | None = None
         self._planned: dict[tuple[int, bool], float] = {}
         self._steps: list[Step] = []
@@ -139,9 +145,10 @@ class Engine:
         return len(self._traffic.busy)
 
     def next_on_s(self, client_ids: Sequence[int]) -> float:
-        """Return when the first of some clients is on; of none, the first of all that may still come."""
-        next_on = self._conditions.availability.next_on
-        return min((next_on(c, self.now_s) for c in client_ids or self._traffic.idle), default=math.inf)
+        """Return when the first of some clients that make no visit is on; of none given, the first of all."""
+        next_on, idle = self._conditions.availability.next_on, self._traffic.idle
+        asked = [c for c in client_ids if c not in self._traffic.busy and c not in self._dropped]
+        return min((next_on(c, self.now_s) for c in (asked if client_ids else idle)), default=math.inf)
 
     def planned_s(self, client_id: int) -> float:
         """Return how long the client's next training visit would take if nothing happened to it."""
@@ -172,6 +179,7 @@ class Engine:
         """
         self._task_index, self._trained, self._planned = task_index, set(), {}
         self._round_start_s, self._ended = self.now_s, False
+        self._landed_late, self._idle_alarms = [], 0
         self._decide(self._policy.task_begins(self))
         yield from self._told()
         while not self._ended:
@@ -181,11 +189,11 @@ class Engine:
                     f"task_index {task_index}: at {self.now_s:.6g} s nothing is left to happen, and the policy "
                     f"{type(self._policy).__name__} has not ended the task"
                 )
-            if isinstance(occurrence, Rang):
-                if occurrence.tag == task_index:
-                    self._decide(self._policy.woken(self))
-            else:
+            if not isinstance(occurrence, Rang):
                 self._landed(occurrence.flight)
+            elif occurrence.tag == task_index:
+                self._decide(self._policy.woken(self))
+                self._refuse_to_wait_for_ever()
             yield from self._told()
 
     def finish(self, task_index: int, trained: frozenset[int]) -> Iterator[Step]:
@@ -208,6 +216,20 @@ class Engine:
             yield from self._told()
         self._close(made)
         yield from self._told()
+
+    def _refuse_to_wait_for_ever(self) -> None:
+        """Count the alarms that came to nothing while nobody was on the way.
+
+        Raises:
+            StuckPolicy: if there were more of them than a policy with a reason to wait has.
+        """
+        self._idle_alarms = 0 if self._steps or self._traffic.busy else self._idle_alarms + 1
+        if self._idle_alarms > MOST_IDLE_ALARMS:
+            raise StuckPolicy(
+                f"task_index {self._task_index}: up to {self.now_s:.6g} s the policy {type(self._policy).__name__} "
+                f"was woken {self._idle_alarms} times while nobody was on the way, and decided nothing but to be woken "
+                f"again"
+            )
 
     def _told(self) -> list[Step]:
         steps, self._steps = self._steps, []
@@ -233,7 +255,16 @@ class Engine:
                     self._stop([self._follows.get(f, f) for f in self._traffic.busy.values()])
 
     def _start(self, client_ids: Sequence[int], round_index: int) -> None:
-        """Begin training visits; a client that has missed the end of a task finishes that first."""
+        """Begin training visits; a client that has missed the end of a task finishes that first.
+
+        Raises:
+            StuckPolicy: if a task goes on for more rounds than it has.
+        """
+        if round_index >= self._policy.rounds_of_a_task():
+            raise StuckPolicy(
+                f"task_index {self._task_index}: the policy {type(self._policy).__name__} started clients with the "
+                f"index {round_index}, but by its own account a task has {self._policy.rounds_of_a_task()}"
+            )
         flights = [Flight(self._priced(VisitKind.TRAIN, c, round_index)) for c in client_ids]
         self._policy.began(flights)
         first = []
@@ -281,14 +312,17 @@ class Engine:
     def _round_is_over(self, decision: EndRound, refined: Sequence[Flight]) -> None:
         self._close(refined)
         flights = sorted(decision.flights, key=lambda flight: flight.client_id)
+        on_time = [f for f in flights if f not in self._stragglers and f not in self._landed_late]
+        counted = [*on_time, *refined, *self._landed_late]
+        self._landed_late = []
         self._steps.append(
             RoundClosed(
                 round_index=decision.round_index,
                 start_s=self._round_start_s,
                 end_s=self.now_s,
                 clients=tuple(flight.client_id for flight in flights),
-                upload_bytes=sum(flight.upload_bytes for flight in flights),
-                download_bytes=sum(flight.download_bytes for flight in (*flights, *refined)),
+                upload_bytes=sum(flight.upload_bytes for flight in counted),
+                download_bytes=sum(flight.download_bytes for flight in counted),
             )
         )
         self._round_start_s = self.now_s
@@ -297,13 +331,14 @@ class Engine:
     def _close(self, flights: Sequence[Flight]) -> None:
         """Say of flights that have ended how long their clients waited, in the order of clients."""
         for flight in flights:
-            flight.wait_s = self.now_s - flight.end_s if flight.arrived else 0.0
+            flight.wait_s = min(self.now_s, flight.next_start_s) - flight.end_s if flight.arrived else 0.0
         if flights:
             self._steps.append(Closed(tuple(sorted(flights, key=lambda f: (f.client_id, f.start_s)))))
 
     def _close_straggler(self, flight: Flight) -> None:
         if flight in self._stragglers:
             self._stragglers.discard(flight)
+            self._landed_late.append(flight)
             self._close([flight])
 
     # Visits.
@@ -326,6 +361,9 @@ class Engine:
         if flights:
             self._steps.append(Began(tuple(flights)))
         for flight in flights:
+            if (before := self._last_flight.get(flight.client_id)) is not None:
+                before.next_start_s = self.now_s
+            self._last_flight[flight.client_id] = flight
             flight.version = self._merges
             self._traffic.begin(flight)
 

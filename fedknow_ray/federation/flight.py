@@ -8,6 +8,7 @@ which it does for flights that arrive and for no others.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -44,7 +45,7 @@ class Flight:
 
     *version* counts the merges behind the broadcast that it starts from, *attempt*
     the visits of the same order that were lost before it. *used_in* is the number of the merge that its
-    update went into, None where there was none.
+    update went into, None where there was none. *next_start_s* is when its client began its next visit.
     """
 
     priced: PricedVisit
@@ -61,6 +62,7 @@ class Flight:
     download_bytes: int = 0
     upload_bytes: int = 0
     end_s: float = 0.0
+    next_start_s: float = math.inf
     used_in: int | None = None
 
     @property

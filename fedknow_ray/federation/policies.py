@@ -34,21 +34,23 @@ def turn_of(view: View, round_index: int) -> Turn:
     )
 
 
-def wait_for(client_ids: Sequence[int], view: View) -> list[Decision]:
-    """Return an alarm for when the first of some clients is on; none if only clients that visit now can come again.
+def next_chance_s(client_ids: Sequence[int], view: View) -> float:
+    """Return when the first of some clients is on, or where none of them ever is, the first of all.
+
+    Infinity if only clients that visit now can come again.
 
     Raises:
         NobodyComes: if nobody ever is.
     """
     at_s = view.next_on_s(client_ids)
-    if at_s == math.inf and view.visiting:
-        return []
     if at_s == math.inf:
+        at_s = view.next_on_s(())
+    if at_s == math.inf and not view.visiting:
         raise NobodyComes(
             f"task_index {view.task_index}: from {view.now_s:.6g} s on no client that could visit is ever on again; "
             f"give availability that comes back, or fewer tasks"
         )
-    return [Alarm(at_s)]
+    return at_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,15 @@ class Rounds:
 
     def _begin_round(self, view: View) -> list[Decision]:
         cohort = self._cohort(view)
-        self._asleep = not view.on(cohort)
+        # now where nobody of the cohort ever is on and others are: its round brings nothing, and the next one may
+        at_s = view.now_s if view.on(cohort) else next_chance_s(self._named(view) or cohort, view)
+        self._asleep = at_s > view.now_s
         if self._asleep:
-            return wait_for(cohort, view)
+            return [Alarm(at_s)] if at_s < math.inf else []
+        if not cohort:
+            self.began(())
+            self._deadline_s = view.now_s
+            return [Alarm(view.now_s)]
         decisions: list[Decision] = [Start(cohort, self._round)]
         self._deadline_s = math.inf
         if self._rules.deadline_s is not None:
@@ -132,9 +140,15 @@ class Rounds:
     def _cohort(self, view: View) -> tuple[int, ...]:
         if self._cohorts is None:
             return self._selection.pick(turn_of(view, self._round), self._rules.started)
-        turn = view.task_index * self._rules.rounds_per_task + self._round
         free = set(view.free())
-        return tuple(c for c in sorted(self._cohorts[turn % len(self._cohorts)]) if c in free)
+        return tuple(client_id for client_id in self._named(view) if client_id in free)
+
+    def _named(self, view: View) -> tuple[int, ...]:
+        """Return the clients that are named for the round, whether they take part now or not."""
+        if self._cohorts is None:
+            return ()
+        turn = view.task_index * self._rules.rounds_per_task + self._round
+        return tuple(sorted(self._cohorts[turn % len(self._cohorts)]))
 
     def _ended(self, flight: Flight, view: View) -> list[Decision]:
         self._awaited.discard(flight)

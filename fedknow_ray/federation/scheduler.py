@@ -189,7 +189,9 @@ class Scheduler:
         return report.host_cpu_s * self._slow_down(flight.client_id)
 
     def _close(self, flights: Sequence[Flight]) -> None:
-        done = [(flight, self._reports.pop(flight, None)) for flight in flights]
+        reports = [self._reports.pop(flight, None) for flight in flights]
+        # with a measured clock a visit is made before it is known to be lost
+        done = [(flight, report if flight.arrived else None) for flight, report in zip(flights, reports, strict=True)]
         rows: list[Row] = [flight.row(report) for flight, report in done]
         notes = [_notes_row(flight, report) for flight, report in done if report is not None and report.notes]
         self._record([*rows, *notes])

@@ -132,14 +132,12 @@ class Traffic:
     def undisturbed_s(self, visit: PricedVisit) -> float:
         """Return the seconds of a visit that would begin now, on a link that nobody shares."""
         position, client_id = _position(visit.order), visit.order.client_id
-        seconds = visit.compute_s
-        for direction, size in (
-            (Direction.TO_CLIENT, visit.download_bytes),
-            (Direction.TO_SERVER, visit.upload_bytes),
-        ):
-            if size:
-                seconds += self._network.terms(client_id, direction, size, position).end_s(self._now_s) - self._now_s
-        return seconds
+
+        def transferred_s(direction: Direction, size: int, begin_s: float) -> float:
+            return self._network.terms(client_id, direction, size, position).end_s(begin_s) if size else begin_s
+
+        computed_s = transferred_s(Direction.TO_CLIENT, visit.download_bytes, self._now_s) + visit.compute_s
+        return transferred_s(Direction.TO_SERVER, visit.upload_bytes, computed_s) - self._now_s
 
     def next(self) -> Occurrence | None:
         """Go on to the next thing that matters, and return it; None if nothing is left to happen."""
