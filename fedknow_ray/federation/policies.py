@@ -35,17 +35,18 @@ def turn_of(view: View, round_index: int) -> Turn:
 
 
 def next_chance_s(client_ids: Sequence[int], view: View) -> float:
-    """Return when the first of some clients is on, or where none of them ever is, the first of all.
+    """Return when the first of some clients is on; infinity where that turns on visits which are on their way.
 
-    Infinity if only clients that visit now can come again.
+    Where none of them ever is, and nobody is on the way: when the first of all clients is on.
 
     Raises:
         NobodyComes: if nobody ever is.
     """
     at_s = view.next_on_s(client_ids)
+    if at_s < math.inf or view.visiting:
+        return at_s
+    at_s = view.next_on_s(())
     if at_s == math.inf:
-        at_s = view.next_on_s(())
-    if at_s == math.inf and not view.visiting:
         raise NobodyComes(
             f"task_index {view.task_index}: from {view.now_s:.6g} s on no client that could visit is ever on again; "
             f"give availability that comes back, or fewer tasks"
