@@ -146,6 +146,11 @@ class Progress:
         self._runs, self._made = runs, made
         self._print(f"{runs} runs, {made} of them there" if made else f"{runs} runs")
 
+    def warn(self, text: str) -> None:
+        """Print a warning, which stays where it is."""
+        if not self._quiet:
+            self._console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+
     def started(self, run: RunId, start: Boundary | None) -> None:
         """Show a run as under way; elsewhere than on a terminal as a line of its own."""
         self._running.append(run)

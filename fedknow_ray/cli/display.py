@@ -53,6 +53,11 @@ class Display:
         elif not self._quiet:
             self._console.print(text, highlight=False)
 
+    def warn(self, text: str) -> None:
+        """Print a warning, which stays where it is."""
+        if not self._quiet:
+            self._console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+
     def advance(self, progress: RunProgress) -> None:
         """Show where the run stands."""
         if self._live and self._bar is not None:

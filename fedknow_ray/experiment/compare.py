@@ -21,6 +21,7 @@ from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import RunDirectoryError, UserError
 from fedknow_ray.experiment.checkpoint import checkpoint_path, past_key
 from fedknow_ray.experiment.grid import Grid, RunId, first_seed, read_configs
+from fedknow_ray.experiment.host_precision import precision_warning
 from fedknow_ray.experiment.planning import (
     Choices,
     earlier_plan,
@@ -45,6 +46,9 @@ class CompareWatcher(Protocol):
 
     def planned(self, runs: int, made: int) -> None:
         """So many runs are asked for, and so many of them were made before."""
+
+    def warn(self, text: str) -> None:
+        """Something that the user may want to change before the runs go on."""
 
     def started(self, run: RunId, start: Boundary | None) -> None:
         """A run has started, from its beginning or from a saved state."""
@@ -83,7 +87,7 @@ def compare(
     if not out.exists():
         # once without the folder, so that a wrong option does not leave one behind
         _plan(grid, out, first, choices)
-    with _claimed(out):
+    with claimed(out):
         # what the folder has is read under its lock: until then another program may have added to it
         plan, configs = _plan(grid, out, first, choices)
         folders = run_folders(out, plan)
@@ -93,6 +97,8 @@ def compare(
         overrides = {case.label: case.overrides for case in plan.cases}
         orders = {run: (*overrides[run.label], f"seed={run.seed}") for run in pending}
         watcher.planned(len(asked), len(asked) - len(pending))
+        for warning in filter(None, map(precision_warning, {configs[run].training.precision for run in pending})):
+            watcher.warn(warning)
         states = _States(out / STATES, {run: folders[run].relative_to(out) for run in folders}, configs)
         making = _Making(config, orders, folders, states, watcher, share=share)
         if workers is not None:
@@ -252,8 +258,8 @@ class _Making:
 
 
 @contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """Make the folder of a comparison, and hold it against other programs.
+def claimed(out: Path) -> Iterator[None]:
+    """Make a folder of several runs, and hold it against other programs.
 
     Raises:
         RunDirectoryError: if it cannot be made, or another program makes the runs in it.

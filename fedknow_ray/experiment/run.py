@@ -32,6 +32,7 @@ from fedknow_ray.experiment.checkpoint import (
     past_tables,
     save_checkpoint,
 )
+from fedknow_ray.experiment.host_precision import precision_warning
 from fedknow_ray.experiment.manifest import make_manifest
 from fedknow_ray.experiment.summary import summarise
 from fedknow_ray.federation.boundary import Boundary
@@ -62,6 +63,9 @@ class Watcher(Protocol):
     def stage(self, text: str) -> None:
         """A stage before round 0 begins."""
 
+    def warn(self, text: str) -> None:
+        """Something that the user may want to change before the run goes on."""
+
     def advance(self, progress: Progress) -> None:
         """A round, or a task, is done and recorded."""
 
@@ -70,6 +74,9 @@ class Unwatched:
     """A watcher that looks away."""
 
     def stage(self, text: str) -> None:
+        """Do nothing."""
+
+    def warn(self, text: str) -> None:
         """Do nothing."""
 
     def advance(self, progress: Progress) -> None:
@@ -118,6 +125,9 @@ def execute(
     name = resolve_run_name(path)
     past = None if start_from is None else _open_past(Path(start_from), config)
     _check_save_at(save_at, checkpoints, config, past)
+    warning = precision_warning(config.training.precision)
+    if warning is not None:
+        watcher.warn(warning)
     watcher.stage(f"reading {config.scenario.dataset}")
     dataset = open_data(config)
     parts = put_together(config, dataset)
