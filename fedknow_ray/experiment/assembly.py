@@ -4,6 +4,7 @@ from."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,20 @@ from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.methods.method import VisitFacts
 from fedknow_ray.models.catalogue import MODELS
 from fedknow_ray.models.network import initial_model
-from fedknow_ray.scenario.datasets import Dataset, load_dataset
+from fedknow_ray.scenario.datasets import Dataset, DatasetInfo, Labels, load_dataset, load_labels
 from fedknow_ray.scenario.scenario import build_scenario
 from fedknow_ray.seeding import derive_seed
 from fedknow_ray.transport.payload import Buffer, encoded_bytes
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What the course of a run on the virtual clock follows from: no image, and no weight."""
+
+    course: Course
+    ledger: Ledger
+    policy: Policy
+    conditions: Conditions
 
 
 @dataclass(frozen=True)
@@ -56,14 +67,32 @@ def open_data(config: RunConfig) -> Dataset:
     Raises:
         DataError: if it is missing or broken, or if its images do not suit the model.
     """
+    dataset = load_dataset(config.scenario.dataset, **_where(config))
+    _check_suits(config, dataset.info)
+    return dataset
+
+
+def open_labels(config: RunConfig) -> Labels:
+    """Return the labels of what `open_data` returns, in a second or so.
+
+    Raises:
+        DataError: as `open_data`, except that broken images are not noticed.
+    """
+    labels = load_labels(config.scenario.dataset, **_where(config))
+    _check_suits(config, labels.info)
+    return labels
+
+
+def _where(config: RunConfig) -> dict[str, Any]:
     scenario = config.scenario
     classes = scenario.tasks * scenario.classes_per_task
-    dataset = load_dataset(scenario.dataset, source=scenario.source, data_root=scenario.data_root, classes=classes)
-    info = dataset.info
+    return {"source": scenario.source, "data_root": scenario.data_root, "classes": classes}
+
+
+def _check_suits(config: RunConfig, info: DatasetInfo) -> None:
     unsuitable = MODELS.get(config.model.name).unsuitable(info.height, info.width, info.channels)
     if unsuitable:
-        raise DataError(f"{unsuitable} (data set {scenario.dataset}); choose another model or data set")
-    return dataset
+        raise DataError(f"{unsuitable} (data set {config.scenario.dataset}); choose another model or data set")
 
 
 def put_together(config: RunConfig, dataset: Dataset) -> Parts:
@@ -73,16 +102,7 @@ def put_together(config: RunConfig, dataset: Dataset) -> Parts:
         DataError: if the data does not suffice for the scenario.
         DeviceError: if a device lacks a number that the run needs.
     """
-    scenario = build_scenario(config.scenario, dataset, config.seed)
-    assembly = Assembly(
-        config=config,
-        model=MODELS.get(config.model.name),
-        method=METHODS.get(config.method.name),
-        scenario=scenario,
-        height=dataset.info.height,
-        width=dataset.info.width,
-        channels=dataset.info.channels,
-    )
+    assembly = make_assembly(config, dataset.labels)
     features_S, head_CF = initial_model(
         assembly.model,
         height=assembly.height,
@@ -94,6 +114,62 @@ def put_together(config: RunConfig, dataset: Dataset) -> Parts:
     return make_parts(assembly, dataset, features_S, head_CF)
 
 
+def make_assembly(config: RunConfig, labels: Labels) -> Assembly:
+    """Return what a worker needs to know of a run besides the images.
+
+    Raises:
+        DataError: if the data does not suffice for the scenario.
+    """
+    return Assembly(
+        config=config,
+        model=MODELS.get(config.model.name),
+        method=METHODS.get(config.method.name),
+        scenario=build_scenario(config.scenario, labels, config.seed),
+        height=labels.info.height,
+        width=labels.info.width,
+        channels=labels.info.channels,
+    )
+
+
+def outline(assembly: Assembly) -> Outline:
+    """Return the course of a run, its prices, its policy and its conditions.
+
+    Raises:
+        DeviceError: if a device lacks a number that the run needs.
+        UserError: if a trace cannot be read.
+    """
+    config, footprint = assembly.config, assembly.costs().footprint
+    shapes = shared_shapes(
+        footprint.P + footprint.B, assembly.classes, footprint.F, head_global=config.model.head == "global"
+    )
+    library = devices_with(config.devices_path)
+    ledger = Ledger(
+        method=assembly.make_method(),
+        devices=tuple(library.get(name) for name in config.devices),
+        payload_bytes=encoded_bytes(shapes),
+        kind=assembly.model.kind,
+        compressor=assembly.compressor(),
+    )
+    conditions = build_conditions(config)
+    return Outline(_course(assembly), ledger, build_policy(config, conditions.availability), conditions)
+
+
+def _course(assembly: Assembly) -> Course:
+    config, scenario = assembly.config, assembly.scenario
+    images, test_images = (
+        tuple(tuple(len(indices(client, task)) for task in range(scenario.tasks)) for client in range(scenario.clients))
+        for indices in (scenario.train_indices, scenario.test_indices)
+    )
+    return Course(
+        seed=config.seed,
+        tasks=config.scenario.tasks,
+        rounds_per_task=config.training.rounds_per_task,
+        classes=config.scenario.classes_per_task,
+        images=images,
+        test_images=test_images,
+    )
+
+
 def make_parts(
     assembly: Assembly, dataset: Dataset, features_S: NDArray[np.float32], head_CF: NDArray[np.float32]
 ) -> Parts:
@@ -102,41 +178,18 @@ def make_parts(
     Raises:
         DeviceError: if a device lacks a number that the run needs.
     """
-    config, scenario = assembly.config, assembly.scenario
-    head_global = config.model.head == "global"
-    method, compressor = assembly.make_method(), assembly.compressor()
-    library = devices_with(config.devices_path)
-    ledger = Ledger(
-        method=method,
-        devices=tuple(library.get(name) for name in config.devices),
-        payload_bytes=encoded_bytes(
-            shared_shapes(features_S.size, assembly.classes, head_CF.shape[1] - 1, head_global=head_global)
-        ),
-        kind=assembly.model.kind,
-        compressor=compressor,
-    )
-    images, test_images = (
-        tuple(tuple(len(indices(client, task)) for task in range(scenario.tasks)) for client in range(scenario.clients))
-        for indices in (scenario.train_indices, scenario.test_indices)
-    )
-    course = Course(
-        seed=config.seed,
-        tasks=config.scenario.tasks,
-        rounds_per_task=config.training.rounds_per_task,
-        classes=config.scenario.classes_per_task,
-        images=images,
-        test_images=test_images,
-    )
+    config, planned = assembly.config, outline(assembly)
+    course, ledger = planned.course, planned.ledger
+    method, compressor = ledger.method, ledger.compressor
     last = VisitFacts(
         client_id=0,
         task_index=course.tasks,
         round_index=0,
-        images=max(map(max, images)),
+        images=max(map(max, course.images)),
         classes=course.classes,
         trained_this_task=True,
-        test_images=max(map(sum, test_images)),
+        test_images=max(map(sum, course.test_images)),
     )
-    conditions = build_conditions(config)
     residual_bytes = compressor.residual_bytes if compressor is not None and method.federated else 0
     probes = _price_probes(ledger, config.seed, last)
     return Parts(
@@ -144,11 +197,11 @@ def make_parts(
         dataset=dataset,
         course=course,
         ledger=ledger,
-        policy=build_policy(config, conditions.availability),
-        conditions=conditions,
-        slow_down=build_slow_down(config, library, assembly.model.kind),
+        policy=planned.policy,
+        conditions=planned.conditions,
+        slow_down=build_slow_down(config, devices_with(config.devices_path), assembly.model.kind),
         start=SharedModel(features_S, head_CF).payload(),
-        broadcast=SharedModel(features_S, head_CF if head_global else None).payload(),
+        broadcast=SharedModel(features_S, head_CF if config.model.head == "global" else None).payload(),
         client_bytes=features_S.nbytes + head_CF.nbytes + method.kept_bytes(last) + residual_bytes,
         visit_bytes=max(visit.plan.peak_memory_bytes for visit in probes),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -35,7 +36,8 @@ def summarise(
         "virtual_time_s": virtual_time_s,
         "upload_bytes": pc.sum(visits["upload_bytes"]).as_py(),
         "download_bytes": pc.sum(visits["download_bytes"]).as_py(),
-        "energy_j": None if visits["energy_j"].null_count else pc.sum(visits["energy_j"]).as_py(),
+        # rounded once, so that it is the same however the rows were flushed
+        "energy_j": None if visits["energy_j"].null_count else math.fsum(visits["energy_j"].to_pylist()),
         "wall_s": wall_s,
         "parameters_sha256": parameters_sha256,
     }

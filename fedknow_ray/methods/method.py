@@ -147,6 +147,10 @@ class Method(ABC):
         """Return what a client keeps besides its own model, with `facts.task_index` tasks behind it."""
         return 0
 
+    def stored_bytes(self, facts: VisitFacts) -> int:
+        """Return what of `kept_bytes` lies on storage: in memory only in a visit that reads it, as `Plan` says."""
+        return 0
+
     @classmethod
     def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:
         """Return the part of its settings that can have made a difference by a point of the run, as plain values.

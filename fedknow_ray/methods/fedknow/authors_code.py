@@ -124,9 +124,12 @@ class AuthorsCodeFedKnow(Method):
 
     def kept_bytes(self, facts: VisitFacts) -> int:
         """Return the bytes of the pack net, and of what past models say of the images of the task at hand."""
-        learnt = facts.task_index + facts.trained_this_task
         said = facts.task_index + max(0, self._constraints(facts) - 1)
-        return pack_bytes(self.costs, facts.classes, learnt) + FLOAT_BYTES * facts.images * facts.classes * said
+        return self.stored_bytes(facts) + FLOAT_BYTES * facts.images * facts.classes * said
+
+    def stored_bytes(self, facts: VisitFacts) -> int:
+        """Return the bytes of the pack net."""
+        return pack_bytes(self.costs, facts.classes, facts.task_index + facts.trained_this_task)
 
     def _phases(self, facts: VisitFacts) -> tuple[int, int]:
         """Return the epochs of the head phase and of the rep phase."""

@@ -65,6 +65,10 @@ class FedKnow(Method):
         """Return what a client keeps besides its own model, with `facts.task_index` tasks behind it."""
         return self._variant.kept_bytes(facts)
 
+    def stored_bytes(self, facts: VisitFacts) -> int:
+        """Return what of it lies on storage."""
+        return self._variant.stored_bytes(facts)
+
     @property
     def own_is_final(self) -> bool:
         """Whether a client's own model is the final one once a task is over."""

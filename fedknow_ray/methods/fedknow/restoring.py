@@ -134,8 +134,11 @@ class RestoringFedKnow(Method):
     def kept_bytes(self, facts: VisitFacts) -> int:
         """Return the bytes of the knowledge of all past tasks, and of the signature tasks' labels for the task at
         hand."""
-        labels = FLOAT_BYTES * facts.images * facts.classes * self._constraints(facts)
-        return facts.task_index * knowledge_bytes(self.costs, facts.classes, self.settings) + labels
+        return self.stored_bytes(facts) + self._label_bytes(facts)
+
+    def stored_bytes(self, facts: VisitFacts) -> int:
+        """Return the bytes of the knowledge of all past tasks."""
+        return facts.task_index * knowledge_bytes(self.costs, facts.classes, self.settings)
 
     def _second_use_epochs(self, facts: VisitFacts) -> int:
         """One epoch if the client has a model of its own *of this task*: the constraint is of this task's loss."""
@@ -184,6 +187,9 @@ class RestoringFedKnow(Method):
         if self.settings.past_heads == "trained":
             steps += [self.costs.update_head("restore", n, k * facts.classes) for n in sizes]
         return repeat(steps, epochs)
+
+    def _label_bytes(self, facts: VisitFacts) -> int:
+        return FLOAT_BYTES * facts.images * facts.classes * self._constraints(facts)
 
     def _constraints(self, facts: VisitFacts) -> int:
         return min(facts.task_index, self.settings.signature_tasks)
