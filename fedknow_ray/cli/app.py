@@ -16,6 +16,7 @@ from fedknow_ray.cli.calibrate import calibrate
 from fedknow_ray.cli.compare import compare
 from fedknow_ray.cli.explain_time import explain_time
 from fedknow_ray.cli.forecast import forecast
+from fedknow_ray.cli.timeline import timeline
 from fedknow_ray.errors import UnknownNameError
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -30,6 +31,7 @@ def app() -> None:
 app.add_command(calibrate)
 app.add_command(compare)
 app.add_command(explain_time)
+app.add_command(timeline)
 app.add_command(forecast)
 
 set_option = click.option(
