@@ -199,6 +199,14 @@ class ResultStore:
 _REQUIRED = {table: [field.name for field in schema if not field.nullable] for table, schema in TABLES.items()}
 
 
+def tables_of(rows: Iterable[Row]) -> dict[str, pa.Table]:
+    """Return rows as tables by name, all of them there; writes nothing."""
+    found: dict[str, list[Row]] = {table: [] for table in TABLES}
+    for row in rows:
+        found[ROW_TYPES[type(row)]].append(row)
+    return {table: _to_arrow(table, own) for table, own in found.items()}
+
+
 def _to_arrow(table: str, rows: list[Row]) -> pa.Table:
     schema = TABLES[table]
     columns = [pa.array(map(attrgetter(field.name), rows), type=field.type) for field in schema]
