@@ -17,6 +17,7 @@ from fedknow_ray.cli.compare import compare
 from fedknow_ray.cli.explain_time import explain_time
 from fedknow_ray.cli.forecast import forecast
 from fedknow_ray.cli.timeline import timeline
+from fedknow_ray.cli.what_if import what_if
 from fedknow_ray.errors import UnknownNameError
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -33,6 +34,7 @@ app.add_command(compare)
 app.add_command(explain_time)
 app.add_command(timeline)
 app.add_command(forecast)
+app.add_command(what_if)
 
 set_option = click.option(
     "--set",
