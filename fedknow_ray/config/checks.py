@@ -44,13 +44,15 @@ def find_conflicts(
             yield from (Conflict(key, reads, message) for key, message in check(config, catalogue))
 
 
-def unknown_devices(fleet: Any, devices: Names[object]) -> Findings:
-    """Yield a finding for each entry of a fleet, as plain values, whose device is none of these."""
-    for index, entry in enumerate(fleet if isinstance(fleet, list) else []):
-        device = entry.get("device") if isinstance(entry, dict) else None
+def unknown_devices(fleet: Any, host: Any, devices: Names[object]) -> Findings:
+    """Yield a finding for each entry of a fleet, as plain values, whose device is none of these; and for the host's."""
+    named: list[tuple[KeyPath, Any]] = [
+        (("fleet", index, "device"), entry.get("device") if isinstance(entry, dict) else None)
+        for index, entry in enumerate(fleet if isinstance(fleet, list) else [])
+    ]
+    for path, device in (*named, (("host_device",), host)):
         if isinstance(device, str) and device not in devices:
-            hint = did_you_mean(device, devices.names())
-            yield ("fleet", index, "device"), f"unknown device {device!r}{hint}"
+            yield path, f"unknown device {device!r}{did_you_mean(device, devices.names())}"
 
 
 def _fleet_adds_up(config: CommonConfig, catalogue: Catalogue) -> Findings:

@@ -125,7 +125,8 @@ def _check_method(document: Document, catalogue: Catalogue, faults: Faults) -> M
 def _check_names_and_conflicts(document: Document, common: CommonConfig, catalogue: Catalogue, faults: Faults) -> None:
     fleet = document.get(("fleet",), [entry.model_dump() for entry in common.fleet])
     devices = _devices(document, common, catalogue, faults)
-    for path, message in unknown_devices(fleet, devices) if devices is not None else ():
+    host = document.get(("host_device",), common.host_device)
+    for path, message in unknown_devices(fleet, host, devices) if devices is not None else ():
         faults.add(document.place(path), path, message)
     for conflict in list(find_conflicts(common, catalogue, faults.touches)):
         faults.add(document.place(conflict.key, *conflict.reads), conflict.key, conflict.message)
