@@ -101,7 +101,8 @@ def build_slow_down(config: RunConfig, library: DeviceLibrary, kind: str) -> Slo
     if config.clock == "virtual" or config.host_device is None:
         return None
     host = library.get(config.host_device)
-    factors = [slow_down(host, library.get(name), kind) for name in config.devices]
+    threads = config.training.threads
+    factors = [slow_down(host, library.get(name), kind, host_threads=threads) for name in config.devices]
     return factors.__getitem__
 
 
