@@ -41,6 +41,14 @@ class FakeCosts:
     def resident_bytes(self, facts: VisitFacts) -> int:
         return 100
 
+    model_bytes = 0
+
+    def evaluation_bytes(self, facts: VisitFacts) -> int:
+        return 100
+
+    def head_training_bytes(self, facts: VisitFacts) -> int:
+        return 100
+
 
 class FakeMethod(Method):
     """Training moves 6 MB, refining 3 MB, the end of a task 1 MB and half as much again of peak."""
@@ -107,7 +115,7 @@ class FakeExecutor:
 
     ledger: Ledger
     tamper: Callable[[VisitOrder, VisitReport], VisitReport] = lambda order, report: report
-    dispatched: list[tuple[list[VisitOrder], list[float] | None]] = field(default_factory=list)
+    dispatched: list[tuple[list[VisitOrder], list[float | None] | None]] = field(default_factory=list)
     reported: list[VisitOrder] = field(default_factory=list)
     commits: list[int] = field(default_factory=list)
     merged: list[MergeOrder] = field(default_factory=list)
@@ -115,7 +123,7 @@ class FakeExecutor:
 
     def dispatch(self, orders: Sequence[VisitOrder], merges: Sequence[MergeOrder] = ()) -> None:
         weights = {o: c for merge in merges for o, c in zip(merge.orders, merge.coefficients, strict=True)}
-        self.dispatched.append((list(orders), [weights[order] for order in orders] if weights else None))
+        self.dispatched.append((list(orders), [weights.get(order) for order in orders] if weights else None))
 
     def report(self, order: VisitOrder) -> VisitReport:
         self.reported.append(order)
