@@ -1,6 +1,7 @@
 """The program `fedknow-ray`: runs a command and turns its outcome into an exit status.
 
-0 done   1 our own fault, with a traceback   2 the user's fault   3 the fleet cannot be placed   130 interrupted
+0 done   1 our own fault, with a traceback   2 the user's fault   3 the fleet cannot be placed   4 below a gate's limit
+130 interrupted
 """
 
 from __future__ import annotations

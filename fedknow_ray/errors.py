@@ -9,6 +9,7 @@
         RunDirectoryError         2   a run directory that cannot be made, or is not one
         DivergenceError           2   training whose loss is no finite number any more
       PlacementError              3   the cluster cannot host the fleet
+      GateError                   4   nothing went wrong, and a result is below the limit that was asked for
 
 A message says what, the value, the limit and what to do about it; the command line prints it without a traceback.
 """
@@ -66,6 +67,12 @@ class PlacementError(FedKnowError):
     """The cluster cannot host the fleet; the message holds the table of needs and offers."""
 
     exit_status = 3
+
+
+class GateError(FedKnowError):
+    """A verdict, not a fault: a result is below the limit that the user has set; the message names what is."""
+
+    exit_status = 4
 
 
 @dataclass(frozen=True, slots=True)

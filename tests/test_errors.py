@@ -21,6 +21,7 @@ from fedknow_ray.errors import ConfigError, Fault, FedKnowError, UnknownNameErro
         ("DataError", 2),
         ("RunDirectoryError", 2),
         ("PlacementError", 3),
+        ("GateError", 4),
     ],
 )
 def test_each_error_has_its_exit_status(name: str, status: int):
