@@ -168,16 +168,23 @@ def _cohorts(config: CommonConfig) -> tuple[tuple[int, ...], ...] | None:
 
 
 def _deadline_does_something(config: CommonConfig, catalogue: Catalogue) -> Findings:
-    policy = config.policy
-    if isinstance(policy, DeadlinePolicy) and policy.deadline_s is None and policy.over_selection == 1:
-        yield ("policy",), "has no deadline_s and an over_selection of 1, so nobody can be late; give one of them"
-    if isinstance(policy, DeadlinePolicy) and policy.deadline_s == 0:
+    policy, needed = config.policy, config.clients_per_round
+    if not isinstance(policy, DeadlinePolicy):
+        return
+    started = policy.started(needed, config.scenario.clients)
+    if policy.deadline_s is None and 0 < started == needed:
+        yield (
+            ("policy",),
+            f"has no deadline_s, and starts the {needed} of {config.scenario.clients} clients that a round needs, so "
+            "nobody can be late; give a deadline_s, raise over_selection or lower training.client_fraction",
+        )
+    if policy.deadline_s == 0:
         yield ("policy", "deadline_s"), "must be greater than 0: in no time nobody arrives"
 
 
 def _buffer_can_fill(config: CommonConfig, catalogue: Catalogue) -> Findings:
     policy, visits = config.policy, config.training.rounds_per_task * config.clients_per_round
-    if isinstance(policy, FedBuffPolicy) and policy.buffer_size > visits:
+    if isinstance(policy, FedBuffPolicy) and policy.buffer_size > visits > 0:
         yield (
             ("policy", "buffer_size"),
             f"{policy.buffer_size} updates never come together: a task has {visits} visits (training.rounds_per_task x "
@@ -230,7 +237,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("training.batch_size", "scenario.samples_per_client"), _batch_fits_samples),
     (("scenario.partition", "scenario.samples_per_client"), _shards_fit_samples),
     (("policy", "scenario.clients"), _cohorts_name_clients),
-    (("policy",), _deadline_does_something),
+    (("policy", "training.client_fraction", "scenario.clients"), _deadline_does_something),
     (
         ("policy", "training.rounds_per_task", "training.client_fraction", "scenario.clients"),
         _buffer_can_fill,

@@ -5,6 +5,7 @@ Every policy has the same budget of training visits a task: rounds_per_task time
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, Strict
@@ -37,6 +38,11 @@ class DeadlinePolicy(Frozen):
     late: Literal["drop", "keep"] = "drop"
     """drop: visits that are late are stopped; keep: they go on, and count in the round in which they arrive."""
     selection: SelectionName = "uniform"
+
+    def started(self, needed: int, clients: int) -> int:
+        """Return how many of the clients a round starts that needs so many."""
+        # 10 x 1.1 is a little more than 11 in float64
+        return min(clients, math.ceil(needed * self.over_selection - 1e-9))
 
 
 class FedBuffPolicy(Frozen):

@@ -3,7 +3,6 @@ visits when."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache, partial
 
@@ -81,7 +80,7 @@ def build_policy(config: RunConfig, availability: Availability) -> Policy:
             started = needed if policy.cohorts is None else max(map(len, policy.cohorts))
             return Rounds(RoundRules(rounds, started, started), selection, policy.cohorts)
         case DeadlinePolicy():
-            started = min(config.scenario.clients, math.ceil(needed * policy.over_selection - 1e-9))
+            started = policy.started(needed, config.scenario.clients)
             rules = RoundRules(rounds, needed, started, policy.deadline_s, policy.late)
             return Rounds(rules, selection)
         case FedBuffPolicy() | FedAsyncPolicy():

@@ -2,8 +2,8 @@
 
     begin -> download -> compute -> upload -> arrived              or lost: off, failed, late, out of memory
 
-Events of one moment come in the order of clients; a visit that ends at the very moment at which its client goes off has
-ended. Nothing here knows of rounds or policies.
+Of one moment, ends of transfers come first, in the order in which they began, then the rest in that of clients. A visit
+that ends at the very moment at which its client goes off has ended. Nothing here knows of rounds or policies.
 """
 
 from __future__ import annotations

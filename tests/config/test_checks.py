@@ -2,6 +2,7 @@ import pytest
 
 SMALL = "scenario: {dataset: digits, tasks: 5, classes_per_task: 2, clients: 4, samples_per_client: 60}\n"
 FLEET = "fleet: [{device: jetson-nano, count: 4}]\n"
+VISITS = SMALL + FLEET + "training: {client_fraction: 0.5, rounds_per_task: 3, batch_size: 20}\n"
 
 
 def test_counts_that_do_not_add_up_are_told_with_both_numbers(faults_of):
@@ -140,3 +141,82 @@ def test_a_check_is_left_out_where_a_key_that_it_reads_is_faulty(faults_of):
         "x.yaml:3: scenario.tasks: 11 tasks x 10 classes_per_task need 110 classes, but cifar100 has 100; "
         "lower one of them",
     ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "faults"),
+    [
+        ("{name: deadline}", []),
+        ("{name: deadline, deadline_s: 1 min, over_selection: 1}", []),
+        (
+            "{name: deadline, over_selection: 1}",
+            [
+                "x.yaml:4: policy: has no deadline_s, and starts the 2 of 4 clients that a round needs, so nobody can "
+                "be late; give a deadline_s, raise over_selection or lower training.client_fraction"
+            ],
+        ),
+        (
+            "{name: deadline, deadline_s: 0}",
+            ["x.yaml:4: policy.deadline_s: must be greater than 0: in no time nobody arrives"],
+        ),
+        ("{name: deadline, deadline_s: .inf}", ["x.yaml:4: policy.deadline_s: must be a finite number, got inf"]),
+        ("{name: deadline, over_selection: 0.9}", ["x.yaml:4: policy.over_selection: must be at least 1, got 0.9"]),
+        ("{name: deadline, late: hold}", ["x.yaml:4: policy.late: must be 'drop' or 'keep', got 'hold'"]),
+        ("{name: fedbuff, buffer_size: 6, concurrency: 4}", []),
+        (
+            "{name: fedbuff, buffer_size: 7}",
+            [
+                "x.yaml:4: policy.buffer_size: 7 updates never come together: a task has 6 visits "
+                "(training.rounds_per_task x clients of a round); lower it to 6 or less"
+            ],
+        ),
+        (
+            "{name: fedasync, concurrency: 5}",
+            ["x.yaml:4: policy.concurrency: 5 is more than the 4 clients (scenario.clients)"],
+        ),
+        ("{name: fedasync, mixing: 0}", ["x.yaml:4: policy.mixing: must be greater than 0, got 0"]),
+        ("{name: fedasync, mixing: 1, staleness_exponent: 0}", []),
+        (
+            "{name: fedasync, selection: random}",
+            ["x.yaml:4: policy.selection: must be 'uniform', 'available' or 'longest_waiting', got 'random'"],
+        ),
+    ],
+)
+def test_what_a_policy_may_say(load, faults_of, policy, faults):
+    text = f"{VISITS}policy: {policy}\n"
+    if faults:
+        assert faults_of(text) == faults
+    else:
+        load(text)
+
+
+def test_rounds_of_all_clients_have_nobody_to_over_select(faults_of):
+    text = SMALL + FLEET + "training: {client_fraction: 1, batch_size: 20}\npolicy: {name: deadline}\n"
+    (fault,) = faults_of(text)
+    assert "starts the 4 of 4 clients that a round needs" in fault
+
+
+def test_a_policy_without_visits_is_told_once(faults_of):
+    text = SMALL + FLEET + "training: {client_fraction: 0.1, batch_size: 20}\npolicy: {name: fedbuff}\n"
+    assert faults_of(text) == [
+        "x.yaml:3: training.client_fraction: 0.1 of 4 clients is none; raise it to 0.25 or more",
+    ]
+
+
+@pytest.mark.parametrize(("name", "faulty"), [("deadline", True), ("synchronous", True), ("fedasync", False)])
+def test_a_failure_without_rounds_is_of_a_visits_number_in_the_task(load, faults_of, name, faulty):
+    """A task has 3 rounds, and 6 visits."""
+    text = f"{VISITS}policy: {{name: {name}}}\nfailures: {{schedule: [{{client: 0, task: 0, round: 4, at: 0.5}}]}}\n"
+    if faulty:
+        (fault,) = faults_of(text)
+        assert "failures.schedule.0.round: there is no round 4" in fault
+    else:
+        load(text)
+
+
+def test_a_measured_clock_and_the_file_of_its_host_go_together(load, faults_of):
+    (fault,) = faults_of("clock: measured\n")
+    assert "host_device: clock: measured needs the device file of this host" in fault
+    (fault,) = faults_of("host_device: jetson-nano\n")
+    assert "host_device: 'jetson-nano' is for clock: measured; the clock is virtual" in fault
+    load("clock: measured\nhost_device: jetson-nano\n")

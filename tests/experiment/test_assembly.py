@@ -12,6 +12,8 @@ from small import write_config
 from fedknow_ray.errors import DataError
 from fedknow_ray.experiment.assembly import Parts, open_data, put_together
 from fedknow_ray.experiment.run import read_config
+from fedknow_ray.federation.engine import Engine
+from fedknow_ray.federation.steps import RoundClosed
 from fedknow_ray.transport.payload import decode
 
 
@@ -64,7 +66,9 @@ def test_a_client_keeps_more_where_the_method_does(tmp_path: Path):
 
 def test_listed_cohorts_reach_the_policy(tmp_path: Path):
     parts = parts_of(tmp_path, policy={"name": "synchronous", "cohorts": [[2, 0], [1]]})
-    assert [parts.policy.cohort(0, r, 2) for r in range(2)] == [(0, 2), (1,)]
+    engine = Engine(parts.course, parts.ledger, parts.policy, parts.conditions)
+    steps = [step for task_index in range(2) for step in engine.rounds(task_index)]
+    assert [step.clients for step in steps if isinstance(step, RoundClosed)] == [(0, 2), (1,)]
 
 
 def test_images_that_do_not_suit_the_model_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
