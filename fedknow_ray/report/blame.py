@@ -57,6 +57,10 @@ class Blame:
         """The clients to blame, ascending."""
         return sorted({share.client_id for share in self.shares if share.client_id is not None})
 
+    def of_phase(self, phase: str) -> float:
+        """Return the amount of one phase, of all clients together."""
+        return sum(share.amount for share in self.shares if share.phase == phase)
+
 
 @dataclass(frozen=True, slots=True)
 class Total:

@@ -22,6 +22,7 @@ MOST_TASKS_WITH_NUMBERS = 12
 _LINES = ("$series-1", "$series-2", "$series-3", "$series-4", "$series-5", "$series-6", "$series-7", "$series-8")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
+_ENERGY_UNITS = ((1e6, "MJ"), (1e3, "kJ"))
 _TIME_UNITS = ((2 * 86400.0, 86400.0, "days"), (2 * 3600.0, 3600.0, "hours"), (180.0, 60.0, "minutes"))
 
 
@@ -43,7 +44,7 @@ def accuracy_over_tasks(curves: Mapping[str, AccuracyCurve]) -> Figure:
         ]
     layout = base_layout("tasks learnt", "average accuracy") | {"hovermode": "x unified"}
     layout["xaxis"] |= {"dtick": whole_steps(max(len(curve.mean_T) for curve in curves.values()))}
-    layout["yaxis"] |= _SHARE_AXIS
+    layout["yaxis"] |= SHARE_AXIS
     return {"data": traces, "layout": layout}
 
 
@@ -59,7 +60,7 @@ def accuracy_against(x_T: Array, curves: Mapping[str, AccuracyCurve], *, unit: s
     ]
     layout = base_layout(f"{quantity} ({unit})", "average accuracy")
     layout["xaxis"] |= {"rangemode": "tozero"}
-    layout["yaxis"] |= _SHARE_AXIS
+    layout["yaxis"] |= SHARE_AXIS
     return {"data": traces, "layout": layout}
 
 
@@ -121,7 +122,7 @@ def compute_over_tasks(uses: Sequence[DeviceUse]) -> Figure:
             "name": use.device,
             "x": [task + 1 for task in use.compute_s_by_task],
             "y": [seconds / scale_s for seconds in use.compute_s_by_task.values()],
-            "line": {"color": _LINES[place % len(_LINES)], "dash": _DASHES[place // len(_LINES) % len(_DASHES)]},
+            "line": _device_line(place),
             "hovertemplate": f"%{{y:.3~g}} {unit}",
         }
         for place, use in enumerate(uses)
@@ -129,6 +130,26 @@ def compute_over_tasks(uses: Sequence[DeviceUse]) -> Figure:
     layout = base_layout("task", f"{unit} of computing") | {"hovermode": "x unified"}
     layout["xaxis"] |= {"dtick": whole_steps(max((len(use.compute_s_by_task) for use in uses), default=1))}
     layout["yaxis"] |= {"rangemode": "tozero"}
+    return {"data": traces, "layout": layout}
+
+
+def share_per_device(share_T_of: Mapping[str, Array], y_title: str, *, axis: Figure | None = None) -> Figure:
+    """Return a share after each task, a line for each device kind; *axis* is what its axis has beside the title."""
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": device,
+            "x": list(range(1, len(share_T) + 1)),
+            "y": _listed(share_T),
+            "line": _device_line(place),
+            "hovertemplate": "%{y:.1%}",
+        }
+        for place, (device, share_T) in enumerate(share_T_of.items())
+    ]
+    layout = base_layout("tasks learnt", y_title) | {"hovermode": "x unified"}
+    layout["xaxis"] |= {"dtick": whole_steps(max(map(len, share_T_of.values())))}
+    layout["yaxis"] |= SHARE_AXIS if axis is None else axis
     return {"data": traces, "layout": layout}
 
 
@@ -171,7 +192,16 @@ def byte_unit(largest_bytes: float) -> tuple[float, str]:
     return next(((size, name) for size, name in _BYTE_UNITS if largest_bytes >= size), (1.0, "bytes"))
 
 
-_SHARE_AXIS: Figure = {"tickformat": ".0%", "range": [0, 1.02], "dtick": 0.2}
+def energy_unit(largest_j: float) -> tuple[float, str]:
+    """Return (joules in the unit, its name) for an axis that reaches *largest_j*."""
+    return next(((size, name) for size, name in _ENERGY_UNITS if largest_j >= size), (1.0, "J"))
+
+
+SHARE_AXIS: Figure = {"tickformat": ".0%", "range": [0, 1.02], "dtick": 0.2}
+
+
+def _device_line(place: int) -> Figure:
+    return {"color": _LINES[place % len(_LINES)], "dash": _DASHES[place // len(_LINES) % len(_DASHES)]}
 
 
 def _line(x: Sequence[float | None], y: Array, model: str) -> Figure:

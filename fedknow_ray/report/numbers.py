@@ -49,12 +49,14 @@ class DeviceUse:
     device: str
     clients: int
     visits: int
+    lost: int
+    """Those of the visits that came to nothing: late, off, failed, out of memory."""
     seconds: dict[str, float]
     """Seconds by part: download, compute, upload, wait."""
     energy_j: float | None
     """None where the energy of any visit is not known."""
     compute_s_by_task: dict[int, float]
-    """Mean compute seconds of a training visit, by task index."""
+    """Mean compute seconds of a training visit that was not lost, by task index."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,14 @@ def bytes_through_task(run: Run, tasks: int) -> Array:
     return np.array([visit_bytes[task <= last].sum() for last in range(tasks)], dtype=np.float64)
 
 
+def energy_through_task(run: Run, tasks: int) -> Array:
+    """Return the joules of all visits up to the end of each of the first *tasks* tasks, (T,); NaN where one's is not
+    known."""
+    task = run.visits["task_index"].to_numpy()
+    energy_j = run.visits["energy_j"].to_numpy(zero_copy_only=False)
+    return np.array([energy_j[task <= last].sum() for last in range(tasks)], dtype=np.float64)
+
+
 def total_bytes(run: Run, direction: str) -> int:
     """Return the bytes of all visits in one direction, "upload" or "download"."""
     return int(run.visits[f"{direction}_bytes"].to_numpy().sum())
@@ -144,12 +154,14 @@ def device_use(run: Run) -> list[DeviceUse]:
 def _use_of(run: Run, device: str) -> DeviceUse:
     visits = run.visits.filter(pc.equal(run.visits["device"], device))
     energy_known = visits["energy_j"].null_count == 0
-    trained = visits.filter(pc.equal(visits["kind"], "train"))
+    arrived = visits.filter(pc.equal(visits["status"], "ok"))
+    trained = arrived.filter(pc.equal(arrived["kind"], "train"))
     by_task = trained.group_by("task_index").aggregate([("compute_s", "mean")]).sort_by("task_index")
     return DeviceUse(
         device=device,
         clients=pc.count_distinct(visits["client_id"]).as_py(),
         visits=visits.num_rows,
+        lost=visits.num_rows - arrived.num_rows,
         seconds={part: pc.sum(visits[f"{part}_s"]).as_py() for part in PARTS},
         energy_j=pc.sum(visits["energy_j"]).as_py() if energy_known else None,
         compute_s_by_task=dict(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from html import escape
 
+import numpy as np
 import pyarrow.compute as pc
 
 from fedknow_ray.metrics import accuracy_matrix
 from fedknow_ray.report import figures
+from fedknow_ray.report.blame_section import blame_section
+from fedknow_ray.report.device_accuracy import accuracy_by_device
 from fedknow_ray.report.document import Plot, Section
 from fedknow_ray.report.numbers import (
     METHOD_FIGURES,
@@ -18,12 +21,20 @@ from fedknow_ray.report.numbers import (
     accuracy_curve,
     bytes_through_task,
     device_use,
+    energy_through_task,
     integration_by_task,
     round_bytes,
     task_ends_s,
     total_bytes,
 )
-from fedknow_ray.report.tables import accuracy_table, device_table, events_table, integration_table
+from fedknow_ray.report.recorded import has_rounds
+from fedknow_ray.report.tables import (
+    accuracy_table,
+    device_accuracy_table,
+    device_table,
+    events_table,
+    integration_table,
+)
 from fedknow_ray.results import Run
 from fedknow_ray.units import format_bytes, format_duration
 
@@ -35,7 +46,9 @@ def build_sections(run: Run) -> list[Section]:
         _accuracy(curves),
         _matrices(run),
         _accuracy_at_a_price(run, curves),
+        _accuracy_of_devices(run, curves),
         _devices(run),
+        blame_section(run),
         _bytes(run),
         *_integration(run),
         _events(run),
@@ -87,7 +100,8 @@ def _matrices(run: Run) -> Section:
 
 
 def _accuracy_at_a_price(run: Run, curves: dict[str, AccuracyCurve]) -> Section:
-    time_figure = bytes_figure = None
+    time_figure = energy_figure = bytes_figure = None
+    no_energy = _no_scores(curves)
     if curves:
         tasks = max(len(curve.mean_T) for curve in curves.values())
         ends_s, sizes = task_ends_s(run, tasks), bytes_through_task(run, tasks)
@@ -95,6 +109,7 @@ def _accuracy_at_a_price(run: Run, curves: dict[str, AccuracyCurve]) -> Section:
         byte_scale, byte_unit = figures.byte_unit(max(sizes, default=0.0))
         time_figure = figures.accuracy_against(ends_s / second_scale, curves, unit=second_unit, quantity="virtual time")
         bytes_figure = figures.accuracy_against(sizes / byte_scale, curves, unit=byte_unit, quantity="bytes, both ways")
+        energy_figure, no_energy = _accuracy_against_energy(energy_through_task(run, tasks), curves)
     return Section(
         "What the accuracy costs",
         "The same average accuracy, against what had been spent when each task was over. One mark for each task.",
@@ -107,6 +122,13 @@ def _accuracy_at_a_price(run: Run, curves: dict[str, AccuracyCurve]) -> Section:
                 _no_scores(curves),
             ),
             Plot(
+                "accuracy-against-energy",
+                "Against energy",
+                "Joules of all visits together. A board outside the cohort has no visit, and counts as switched off.",
+                energy_figure,
+                no_energy,
+            ),
+            Plot(
                 "accuracy-against-bytes",
                 "Against bytes",
                 "Uploads and downloads of all clients together, counted on the encoded payloads.",
@@ -114,6 +136,46 @@ def _accuracy_at_a_price(run: Run, curves: dict[str, AccuracyCurve]) -> Section:
                 _no_scores(curves),
             ),
         ),
+    )
+
+
+def _accuracy_against_energy(
+    energy_T: figures.Array, curves: dict[str, AccuracyCurve]
+) -> tuple[figures.Figure | None, str]:
+    """Return the figure, or None and why there is none."""
+    if np.isnan(energy_T).any():
+        return None, "A device's profile gives no power, so nobody knows the joules."
+    scale, unit = figures.energy_unit(max(energy_T, default=0.0))
+    return figures.accuracy_against(energy_T / scale, curves, unit=unit, quantity="energy"), ""
+
+
+def _accuracy_of_devices(run: Run, curves: dict[str, AccuracyCurve]) -> Section:
+    of_model = {model: accuracy_by_device(run, model) for model in MODELS}
+    own = of_model["own"] or of_model["global"]
+    word = "own" if of_model["own"] else "global"
+    accuracy = {of.device: of.accuracy_T for of in own}
+    lost = {of.device: of.forgetting_T for of in own if not np.isnan(of.forgetting_T).all()}
+    lost_axis = {"tickformat": ".0%", "zeroline": True, "zerolinecolor": "$grid"}
+    return Section(
+        "Accuracy on each kind of device",
+        "Clients on one kind of device together. Where slow boards come too late or are left out, it shows here first.",
+        (
+            Plot(
+                "accuracy-per-device",
+                "Average accuracy after each task",
+                f"Mean over the clients of each kind, {word} model.",
+                figures.share_per_device(accuracy, "average accuracy") if accuracy else None,
+                _no_scores(curves),
+            ),
+            Plot(
+                "forgetting-per-device",
+                "Forgetting after each task",
+                f"Best earlier accuracy minus the present one, mean over the past tasks; {word} model.",
+                figures.share_per_device(lost, "forgetting", axis=lost_axis) if lost else None,
+                _no_scores(curves) or "With a single task nothing can be forgotten.",
+            ),
+        ),
+        device_accuracy_table(of_model) if own else "",
     )
 
 
@@ -128,8 +190,7 @@ def _devices(run: Run) -> Section:
             Plot(
                 "time-per-device",
                 "Where a client's time goes",
-                f"Mean of the clients of each kind, over the whole run: {', '.join(PARTS)}. "
-                "Waiting is the time from the end of a client's upload to the end of its round.",
+                f"Mean of the clients of each kind, over the whole run: {', '.join(PARTS)}. {_waiting(run)}",
                 figures.time_per_device(uses) if uses else None,
                 missing,
                 height_px=150 + 46 * len(uses),
@@ -137,14 +198,20 @@ def _devices(run: Run) -> Section:
             Plot(
                 "compute-over-tasks",
                 "Computing, task by task",
-                "Mean compute time of one training visit. A rising line means that the method costs more with each "
-                "past task.",
+                "Mean compute time of one training visit that was not lost. A rising line means that the method costs "
+                "more with each past task.",
                 figures.compute_over_tasks(uses) if trained else None,
                 missing or "No training visit was finished.",
             ),
         ),
         (device_table(uses) if uses else "") + _estimates(run.manifest.get("estimated_device_fields")),
     )
+
+
+def _waiting(run: Run) -> str:
+    if has_rounds(run):
+        return "Waiting is the time from the end of a client's upload to the end of its round."
+    return "Waiting is the time from the end of an upload until it is merged; its client may train again meanwhile."
 
 
 def _estimates(fields: object) -> str:

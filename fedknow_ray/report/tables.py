@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from fedknow_ray.report.device_accuracy import DeviceAccuracy
 from fedknow_ray.report.numbers import PARTS, DeviceUse, IntegrationUse
 from fedknow_ray.units import format_duration
 
@@ -42,20 +43,42 @@ def accuracy_table(matrix_TT: npt.NDArray[np.float64], model: str) -> str:
     return html_table(f"Accuracy, {model} model, mean over clients", ["", *(f"task {task}" for task in tasks)], rows)
 
 
+def device_accuracy_table(of_model: Mapping[str, Sequence[DeviceAccuracy]]) -> str:
+    """Return what each kind of device ends with, by model."""
+    found = {model: {of.device: of for of in devices} for model, devices in of_model.items() if devices}
+    kinds = {device: of.clients for devices in found.values() for device, of in devices.items()}
+    head = ["device", "clients", *(f"{what}, {model} model" for model in found for what in ("accuracy", "forgetting"))]
+    rows = [[kind, str(clients)] for kind, clients in kinds.items()]
+    for row in rows:
+        for devices in found.values():
+            of = devices.get(row[0])
+            row += ["", ""] if of is None else [_share(of.accuracy_T[-1]), _points(of.forgetting_T[-1])]
+    return html_table("After the last task, mean over the clients of each kind", head, rows)
+
+
+def _share(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.1%}"
+
+
+def _points(value: float) -> str:
+    return "" if np.isnan(value) else f"{100 * value:.1f} points".replace("-", "\N{MINUS SIGN}")
+
+
 def device_table(uses: Sequence[DeviceUse]) -> str:
     """Return what a visit and a client of each device kind took."""
-    head = ["device", "clients", "visits", *(f"{part} per visit" for part in PARTS), "energy per client"]
+    head = ["device", "clients", "visits", "lost", *PARTS, "energy of a client"]
     rows = [
         [
             use.device,
             str(use.clients),
             str(use.visits),
+            str(use.lost),
             *(format_duration(use.seconds[part] / use.visits) for part in PARTS),
             UNKNOWN if use.energy_j is None else format_energy(use.energy_j / use.clients),
         ]
         for use in uses
     ]
-    return html_table("Means for each kind of device, in virtual time", head, rows)
+    return html_table("Virtual time of a visit and energy of a client, means for each kind of device", head, rows)
 
 
 def integration_table(rows: Sequence[IntegrationUse]) -> str:

@@ -74,18 +74,18 @@ def _append_visits(store: ResultStore, shape: Shape) -> float:
     for task in range(shape.tasks):
         for round_index in range(shape.rounds):
             clients = sorted(generator.choice(len(DEVICES), size=4, replace=False).tolist())
-            visits = _visits(clients, task, round_index, "train", shape.power)
+            visits = _visits(clients, task, round_index, "train", now_s, shape.power)
             end_s = now_s + visits[0].download_s + visits[0].compute_s + visits[0].upload_s + visits[0].wait_s
             sent, received = sum(v.upload_bytes for v in visits), sum(v.download_bytes for v in visits)
             store.append([*visits, RoundRow(task, round_index, now_s, end_s, clients, sent, received)])
             now_s = end_s
-        finishes = _visits(list(range(len(DEVICES))), task, shape.rounds, "finish_task", shape.power)
+        finishes = _visits(list(range(len(DEVICES))), task, shape.rounds, "finish_task", now_s, shape.power)
         store.append(finishes)
         now_s += finishes[0].download_s + finishes[0].compute_s + finishes[0].wait_s
     return now_s
 
 
-def _visits(clients: list[int], task: int, round_index: int, kind: str, power: bool) -> list[VisitRow]:
+def _visits(clients: list[int], task: int, round_index: int, kind: str, start_s: float, power: bool) -> list[VisitRow]:
     trains = kind == "train"
     compute_s = {c: FLEET[DEVICES[c]][1] * ((1 + 0.12 * task) if trains else 0.2) for c in clients}
     transfer_s = 0.02 + PAYLOAD_BYTES / 1e6
@@ -113,7 +113,7 @@ def _visits(clients: list[int], task: int, round_index: int, kind: str, power: b
             violated_steps=20 if trains else None,
             host_wall_s=1.1,
             host_cpu_s=1.0,
-            start_s=0.0,
+            start_s=start_s,
             work=[],
             model_version=0,
             merge_index=0,

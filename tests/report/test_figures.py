@@ -8,19 +8,23 @@ import re
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from fake_run import Shape, write_fake_run
 
 from fedknow_ray.report import figures
 from fedknow_ray.report.document import asset
 from fedknow_ray.report.numbers import AccuracyCurve, RoundBytes, accuracy_curve, device_use
 from fedknow_ray.report.sections import build_sections
+from fedknow_ray.results import load
 
 NAN = float("nan")
 ROUNDS = RoundBytes([0, 0, 1], [0, 1, 0], [1_000_000, 0, 2_000_000], [500_000, 0, 0])
 
 
 @pytest.fixture(scope="module")
-def plots(fake_run):
-    return {plot.name: plot.figure for section in build_sections(fake_run) for plot in section.plots}
+def plots(tmp_path_factory):
+    """Those of a run whose devices all know their power."""
+    run = load(write_fake_run(tmp_path_factory.mktemp("runs") / "power", Shape(power=True)))
+    return {plot.name: plot.figure for section in build_sections(run) for plot in section.plots}
 
 
 NAMES = (
@@ -28,9 +32,14 @@ NAMES = (
     "accuracy-matrix-own",
     "accuracy-matrix-global",
     "accuracy-against-time",
+    "accuracy-against-energy",
     "accuracy-against-bytes",
+    "accuracy-per-device",
+    "forgetting-per-device",
     "time-per-device",
     "compute-over-tasks",
+    "blame-per-client",
+    "blame-per-round",
     "bytes-per-round",
 )
 
@@ -108,6 +117,19 @@ def test_more_devices_than_colours_differ_by_dashes(fake_run):
 )
 def test_time_axis_has_a_unit_that_suits_its_length(seconds, unit):
     assert figures.time_unit(seconds)[1] == unit
+
+
+@pytest.mark.parametrize(("joules", "unit"), [(0, "J"), (999, "J"), (1000, "kJ"), (2.5e6, "MJ"), (3e9, "MJ")])
+def test_energy_axis_has_a_unit_that_suits_its_length(joules, unit):
+    assert figures.energy_unit(joules)[1] == unit
+
+
+def test_a_share_has_a_line_for_each_device_and_a_gap_where_it_is_not_known():
+    figure = figures.share_per_device({"slow": np.array([NAN, 0.25]), "fast": np.array([0.5, 0.125])}, "forgetting")
+    assert [(trace["name"], trace["x"], trace["y"]) for trace in figure["data"]] == [
+        ("slow", [1, 2], [None, 0.25]),
+        ("fast", [1, 2], [0.5, 0.125]),
+    ]
 
 
 @pytest.mark.parametrize(("size", "unit"), [(0, "bytes"), (999, "bytes"), (1000, "kB"), (2.5e9, "GB"), (3e15, "TB")])

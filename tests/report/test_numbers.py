@@ -13,6 +13,7 @@ from fedknow_ray.report.numbers import (
     accuracy_curve,
     bytes_through_task,
     device_use,
+    energy_through_task,
     integration_by_task,
     key_numbers,
     round_bytes,
@@ -114,18 +115,31 @@ def test_bytes_count_all_visits_up_to_the_end_of_the_task(tiny_run):
     assert bytes_through_task(tiny_run, 2).tolist() == [400, 1000]
 
 
+def test_energy_counts_all_visits_up_to_the_end_of_the_task(tiny_run):
+    """5 J each; the visit on "fast" in the second task has no joules."""
+    np.testing.assert_array_equal(energy_through_task(tiny_run, 2), [10.0, np.nan])
+
+
 def test_device_kinds_come_in_the_order_of_the_fleet(tiny_run):
     assert [use.device for use in device_use(tiny_run)] == ["slow", "fast"]
 
 
 def test_device_use_adds_up_the_visits(tiny_run):
     slow = device_use(tiny_run)[0]
-    assert (slow.clients, slow.visits, slow.energy_j) == (1, 3, 15.0)
+    assert (slow.clients, slow.visits, slow.lost, slow.energy_j) == (1, 3, 0, 15.0)
     assert slow.seconds == {"download": 3.0, "compute": 32.0, "upload": 4.0, "wait": 0.0}
 
 
 def test_compute_by_task_is_the_mean_of_training_visits(tiny_run):
     assert device_use(tiny_run)[0].compute_s_by_task == {0: 10.0, 1: 20.0}
+
+
+def test_lost_visits_count_and_are_not_in_the_mean_of_computing(tmp_path):
+    store = ResultStore(new_directory(tmp_path))
+    store.append([VISIT, dataclasses.replace(VISIT, round_index=1, compute_s=0.0, status="offline", merge_index=None)])
+    store.flush()
+    (use,) = device_use(load(tmp_path))
+    assert (use.visits, use.lost, use.compute_s_by_task) == (2, 1, {0: 10.0})
 
 
 def test_energy_is_unknown_where_one_visit_lacks_it(tiny_run):

@@ -106,7 +106,7 @@ def test_browser_draws_every_plot_without_a_complaint(html, tmp_path):
     document, console = open_in_browser(tmp_path / "report.html", tmp_path / "profile")
     assert console == []
     assert 'data-plots="drawn"' in document
-    assert len(re.findall(r'class="plot js-plotly-plot"', document)) == 8
+    assert len(re.findall(r'class="plot js-plotly-plot"', document)) == 12
     assert not re.search(r'(?:src|href)="(?!data:)', re.sub(r"<script.*?</script>", "", document, flags=re.DOTALL))
 
 

@@ -20,7 +20,8 @@ def text_of(run):
 
 def test_run_without_a_finished_task_says_so_in_place_of_its_accuracy(run_of):
     plots = plots_of(run_of(models=(), finished=False))
-    for name in ("accuracy-over-tasks", "accuracy-against-time", "accuracy-against-bytes"):
+    scored = ("over-tasks", "against-time", "against-energy", "against-bytes", "per-device")
+    for name in (*(f"accuracy-{of}" for of in scored), "forgetting-per-device"):
         assert plots[name].figure is None
         assert "No task was finished" in plots[name].missing
     assert plots["bytes-per-round"].figure is not None
@@ -38,6 +39,29 @@ def test_run_that_stopped_before_its_first_round_has_a_reason_for_every_plot(run
     for plot in plots_of(run_of(tasks=0, finished=False)).values():
         assert plot.figure is None
         assert plot.missing
+
+
+def test_energy_that_a_profile_does_not_give_has_no_plot(fake_run):
+    plot = plots_of(fake_run)["accuracy-against-energy"]
+    assert plot.figure is None
+    assert plot.missing == "A device's profile gives no power, so nobody knows the joules."
+
+
+def test_a_single_task_has_accuracy_and_no_forgetting_per_device(run_of):
+    plots = plots_of(run_of(tasks=1))
+    assert plots["accuracy-per-device"].figure is not None
+    assert plots["forgetting-per-device"].figure is None
+    assert plots["forgetting-per-device"].missing == "With a single task nothing can be forgotten."
+
+
+def test_devices_show_the_global_model_where_there_is_no_own_one(run_of):
+    assert "global model" in plots_of(run_of(models=("global",)))["accuracy-per-device"].caption
+
+
+def test_what_waiting_is_depends_on_the_policy(fake_run):
+    without_rounds = dataclasses.replace(fake_run, config=fake_run.config | {"policy": {"name": "fedasync"}})
+    assert "until it is merged" in plots_of(without_rounds)["time-per-device"].caption
+    assert "to the end of its round" in plots_of(fake_run)["time-per-device"].caption
 
 
 def test_bytes_outside_of_rounds_are_told(fake_run):

@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from fedknow_ray.report.device_accuracy import DeviceAccuracy
 from fedknow_ray.report.numbers import IntegrationUse, device_use
 from fedknow_ray.report.tables import (
     accuracy_table,
+    device_accuracy_table,
     device_table,
     events_table,
     format_energy,
@@ -43,6 +45,20 @@ def test_task_without_checked_steps_has_no_shares():
 def test_energy_that_no_profile_gives_is_called_unknown(fake_run):
     rows = device_table(device_use(fake_run)).split("<tr>")
     assert ["not known" in row for row in rows[2:]] == [False, False, False, True]
+
+
+def test_accuracy_of_devices_has_a_pair_of_columns_for_each_model_that_is_scored():
+    slow = DeviceAccuracy("slow", 2, np.array([0.5, 0.75]), np.array([np.nan, -0.125]))
+    fast = DeviceAccuracy("fast", 1, np.array([1.0]), np.array([np.nan]))
+    table = device_accuracy_table({"own": [slow, fast], "global": [fast]})
+    assert re.findall(r"<th scope='col'>(.*?)</th>", table)[2:] == [
+        *("accuracy, own model", "forgetting, own model"),
+        *("accuracy, global model", "forgetting, global model"),
+    ]
+    assert re.findall(r"<td>(.*?)</td>", table) == [
+        *("2", "75.0%", "\N{MINUS SIGN}12.5 points", "", ""),
+        *("1", "100.0%", "", "100.0%", ""),
+    ]
 
 
 def test_long_list_of_events_is_cut_and_says_so():
