@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fedknow_ray.federation import aggregation
-from fedknow_ray.federation.aggregation import AggregationError, TreeMean, blocks_of, sum_block
+from fedknow_ray.federation.aggregation import (
+    AggregationError,
+    Leaf,
+    TreeMean,
+    blocks_of,
+    leaves_of,
+    sum_block,
+    total_of,
+)
 from fedknow_ray.transport.payload import Buffer, decode, encode
 
 
@@ -134,3 +142,47 @@ def test_a_block_of_another_shape_is_refused():
 def test_every_update_needs_its_weight():
     with pytest.raises(ValueError, match="zip"):
         sum_block(payloads(2), [1.0])
+
+
+def test_a_plain_mean_has_the_leaves_of_its_updates_alone():
+    assert leaves_of([1.0, 3.0], 0.0, from_base=False) == [Leaf("update", range(2), (1.0, 3.0))]
+    assert total_of([1.0, 3.0], 0.0, from_base=False) == 4.0
+
+
+def test_what_is_kept_of_the_present_broadcast_is_the_last_leaf_and_counts():
+    assert leaves_of([0.25], 0.75, from_base=False) == [
+        Leaf("update", range(1), (0.25,)),
+        Leaf("present", range(1), (0.75,)),
+    ]
+    assert total_of([0.25], 0.75, from_base=False) == 1.0
+
+
+def test_bases_are_taken_away_in_the_places_of_their_updates_and_do_not_count():
+    coefficients = [float(place) for place in range(1, 10)]
+    assert leaves_of(coefficients, 1.0, from_base=True) == [
+        Leaf("update", range(8), tuple(coefficients[:8])),
+        Leaf("update", range(8, 9), (9.0,)),
+        Leaf("base", range(8), tuple(-c for c in coefficients[:8])),
+        Leaf("base", range(8, 9), (-9.0,)),
+        Leaf("present", range(1), (1.0,)),
+    ]
+    assert total_of(coefficients, 1.0, from_base=True) == 1.0
+
+
+def merged(
+    updates: list[Buffer], bases: list[Buffer], present: Buffer, coefficients: list[float], keep: float, base: bool
+) -> list[float]:
+    leaves = leaves_of(coefficients, keep, from_base=base)
+    mean = TreeMean(len(leaves))
+    for index, leaf in enumerate(leaves):
+        payloads_of = {"update": updates, "base": bases, "present": [present]}[leaf.of]
+        mean.add(index, sum_block([payloads_of[place] for place in leaf.places], leaf.coefficients))
+    values: list[float] = decode(mean.payload(total_of(coefficients, keep, from_base=base)))["w"].tolist()
+    return values
+
+
+def test_the_two_formulas_by_hand():
+    """0.75 (8, 4) + 0.25 (0, 8) = (6, 5); (8, 4) + 0.5 ((0, 8) - (4, 4)) + 2 ((9, 4) - (8, 4)) = (8, 6)."""
+    fresh, late, base, present = (encode({"w": np.array(w, np.float32)}) for w in ([0, 8], [9, 4], [4, 4], [8, 4]))
+    assert merged([fresh], [base], present, [0.25], 0.75, False) == [6.0, 5.0]
+    assert merged([fresh, late], [base, present], present, [0.5, 2.0], 1.0, True) == [8.0, 6.0]
