@@ -1,19 +1,15 @@
-"""What a run was made with, from its own files: its devices, its kind of network, when its clients were on."""
+"""What a run was made with, from its own files: its kind of network, its policy, its clients and when they were on."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from fedknow_ray.config.availability import AlwaysAvailability, AvailabilityConfig, OutageConfig
 from fedknow_ray.config.model import FleetEntry
-from fedknow_ray.errors import RunDirectoryError
 from fedknow_ray.experiment.conditions import build_availability
 from fedknow_ray.models.catalogue import MODELS
 from fedknow_ray.results.run import Run
 from fedknow_ray.simulation.availability import Availability
-from fedknow_ray.simulation.device import FIGURES, NETWORK_KINDS, Device, parse_device
 
 WITHOUT_ROUNDS = ("fedbuff", "fedasync")
 """The policies in which a row of `rounds` is a merge."""
@@ -22,29 +18,6 @@ WITHOUT_ROUNDS = ("fedbuff", "fedasync")
 def network_kind(run: Run) -> str:
     """Return the kind of network that the run trained, by which a device's utilisation is chosen."""
     return MODELS.get(run.config["model"]["name"]).kind
-
-
-def recorded_device(run: Run, name: str) -> Device:
-    """Return a device as it was when the run was made, whatever has become of its file since.
-
-    Raises:
-        RunDirectoryError: if the run does not say.
-    """
-    profile = run.manifest.get("devices", {}).get(name)
-    if profile is None:
-        raise RunDirectoryError(f"{run.path}: its manifest does not say what the device {name!r} was; run it again")
-    figures: dict[str, Any] = {
-        key: {part: value for part, value in figure.items() if value is not None}
-        for key, figure in profile["figures"].items()
-    }
-    content = {
-        "name": name,
-        "title": profile["title"],
-        "accelerator": profile["accelerator"],
-        **{key: figures.get(key) for key in FIGURES},
-        "utilisation": {kind: figures.get(f"utilisation.{kind}") for kind in NETWORK_KINDS},
-    }
-    return parse_device(content, str(run.path / "manifest.json"))
 
 
 def recorded_availability(run: Run) -> Availability:

@@ -14,9 +14,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from fedknow_ray.experiment.manifest import recorded_device
 from fedknow_ray.report.merges import Row, end_s, merge_times_s
 from fedknow_ray.report.numbers import METHOD_FIGURES
-from fedknow_ray.report.recorded import device_of_clients, has_rounds, network_kind, recorded_device
+from fedknow_ray.report.recorded import device_of_clients, has_rounds, network_kind
 from fedknow_ray.report.trace_events import Event, Mark, Span, counter_events, process_events, trace, track_events
 from fedknow_ray.results.run import Run
 from fedknow_ray.simulation.availability import Availability

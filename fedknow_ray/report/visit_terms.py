@@ -14,7 +14,8 @@ from typing import Any
 
 from fedknow_ray.config.network import LinkOverrides, NetworkConfig
 from fedknow_ray.errors import RunDirectoryError
-from fedknow_ray.report.recorded import network_kind, recorded_device
+from fedknow_ray.experiment.manifest import recorded_device
+from fedknow_ray.report.recorded import network_kind
 from fedknow_ray.results.run import Run
 from fedknow_ray.simulation.cost import Bound, StepTime, energy_j, step_time
 from fedknow_ray.simulation.device import Device, Figure
