@@ -211,7 +211,7 @@ def _devices(run: Run) -> Section:
 def _waiting(run: Run) -> str:
     if has_rounds(run):
         return "Waiting is the time from the end of a client's upload to the end of its round."
-    return "Waiting is the time from the end of an upload until it is merged; its client may train again meanwhile."
+    return "Waiting is the time from the end of an upload until it is merged, or until its client trains again."
 
 
 def _estimates(fields: object) -> str:
