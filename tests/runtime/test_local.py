@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from numpy.typing import NDArray
 
 from fedknow_ray.experiment.assembly import Parts, open_data, put_together
 from fedknow_ray.experiment.run import read_config
 from fedknow_ray.federation.aggregation import TreeMean, sum_block
+from fedknow_ray.federation.executor import MergeOrder
 from fedknow_ray.federation.visit import VisitKind, VisitOrder
 from fedknow_ray.federation.worker import ClientWorker
 from fedknow_ray.methods.method import VisitFacts
 from fedknow_ray.runtime.local import LocalExecutor, local_executor
-from fedknow_ray.transport.payload import decode, payload_sha256
+from fedknow_ray.transport.payload import Buffer, decode, payload_sha256
 
 
 @pytest.fixture
@@ -39,10 +41,10 @@ def order(parts: Parts, client_id: int, kind: VisitKind = VisitKind.TRAIN) -> Vi
 def test_the_broadcast_after_a_round_is_the_weighted_mean(parts: Parts, executor: LocalExecutor):
     """Reports asked for in the other order, and one update computed by hand with a worker of its own."""
     orders = [order(parts, client_id) for client_id in (0, 2)]
-    executor.dispatch(orders, [1.0, 3.0])
+    executor.dispatch(orders)
     for one in reversed(orders):
         executor.report(one)
-    executor.commit()
+    executor.merge(MergeOrder(tuple(orders), (1.0, 3.0)))
     worker = ClientWorker(parts.assembly, parts.dataset, parts.start, [0, 2])
     updates = [worker.visit(one, parts.broadcast)[1] for one in orders]
     mean = TreeMean(1)
@@ -50,14 +52,41 @@ def test_the_broadcast_after_a_round_is_the_weighted_mean(parts: Parts, executor
     assert executor.global_parameters_sha256() == payload_sha256(mean.payload(4.0))
 
 
-def test_before_a_commit_the_broadcast_stays(parts: Parts, executor: LocalExecutor):
-    executor.dispatch([order(parts, 0)], [1.0])
+def values(payload: Buffer) -> NDArray[np.float64]:
+    return decode(payload)["features"].astype(np.float64)
+
+
+@pytest.mark.parametrize(("keep", "from_base"), [(0.4, False), (1.0, True)])
+def test_a_merge_of_updates_from_two_broadcasts_is_its_formula(
+    parts: Parts, executor: LocalExecutor, keep: float, from_base: bool
+):
+    """Client 0 starts from the first broadcast and is merged last, with client 2, which starts from the second.
+
+    A slow twin in numpy: (0.3 u + 0.2 v + 0.4 w) / 0.9, and w + 0.3 (u - first) + 0.2 (v - w)."""
+    first, early, middle, late = parts.broadcast, order(parts, 0), order(parts, 1), order(parts, 2)
+    executor.dispatch([early, middle])
+    executor.report(middle)
+    executor.merge(MergeOrder((middle,), (1.0,)))
+    second = executor.global_model()
+    executor.dispatch([late])
+    executor.report(late)
+    executor.report(early)
+    executor.merge(MergeOrder((early, late), (0.3, 0.2), keep, from_base))
+    worker = ClientWorker(parts.assembly, parts.dataset, parts.start, range(4))
+    u, v = (values(worker.visit(one, base)[1]) for one, base in ((early, first), (late, second)))
+    w = values(second)
+    expected = w + 0.3 * (u - values(first)) + 0.2 * (v - w) if from_base else (0.3 * u + 0.2 * v + 0.4 * w) / 0.9
+    np.testing.assert_allclose(values(executor.global_model()), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_before_a_merge_the_broadcast_stays(parts: Parts, executor: LocalExecutor):
+    executor.dispatch([order(parts, 0)])
     executor.report(order(parts, 0))
     assert executor.global_parameters_sha256() == payload_sha256(parts.broadcast)
 
 
 def test_host_seconds_are_measured(parts: Parts, executor: LocalExecutor):
-    executor.dispatch([order(parts, 0)], [1.0])
+    executor.dispatch([order(parts, 0)])
     report = executor.report(order(parts, 0))
     assert report.host_wall_s > 0
     assert report.host_cpu_s > 0
@@ -92,11 +121,12 @@ def test_threads_are_those_of_the_config_and_put_back_afterwards(parts: Parts, t
 
 
 def test_what_was_saved_is_held_again_by_another_executor(parts: Parts, executor: LocalExecutor):
-    """Client 0 was trained and the mean committed; of the other executor's own training nothing is left."""
-    executor.dispatch([order(parts, 0)], [1.0])
+    """Client 0 was trained and merged; of the other executor's own training nothing is left."""
+    executor.dispatch([order(parts, 0)])
     executor.report(order(parts, 0))
-    executor.commit()
+    executor.merge(MergeOrder((order(parts, 0),), (1.0,)))
     other = LocalExecutor(parts.assembly, parts.dataset, parts.start, parts.broadcast)
+    other.dispatch([order(parts, 2)])
     other.report(order(parts, 2))
     other.restore(executor.save())
     assert other.global_parameters_sha256() == executor.global_parameters_sha256() != payload_sha256(parts.broadcast)
