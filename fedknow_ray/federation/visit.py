@@ -103,15 +103,25 @@ def place_of(order: VisitOrder) -> str:
 
 
 def plan_visit(order: VisitOrder, method: Method) -> Plan:
-    """Return the work of a visit before it happens; the work counted while it happens equals it."""
+    """Return the work of a visit before it happens, and its memory; the work counted while it happens equals it."""
+    plan = _plan_learning(order, method)
+    # where nothing is downloaded, no payload takes room
+    spared = 0 if method.federated else method.costs.model_bytes
+    return Plan(plan.work, plan.peak_memory_bytes - spared)
+
+
+def _plan_learning(order: VisitOrder, method: Method) -> Plan:
     facts = order.facts
     if order.kind is VisitKind.TRAIN:
         return method.plan_train(facts)
     if order.kind is VisitKind.REFINE:
         return method.plan_refine(facts)
     plan = method.plan_finish(facts)
-    head = Work.none() if _keeps_own(order, method) else method.costs.head_training(facts)
-    return Plan(head + method.costs.evaluation(facts) + plan.work, plan.peak_memory_bytes)
+    costs, peak = method.costs, max(plan.peak_memory_bytes, method.costs.evaluation_bytes(facts))
+    if _keeps_own(order, method):
+        return Plan(costs.evaluation(facts) + plan.work, peak)
+    work = costs.head_training(facts) + costs.evaluation(facts) + plan.work
+    return Plan(work, max(peak, costs.head_training_bytes(facts)))
 
 
 def make_visit(

@@ -113,16 +113,42 @@ class StepCosts:
         return repeat([self.forward("evaluate", n, facts.classes) for n in self.batches(facts.test_images)], 1)
 
     def resident_bytes(self, facts: VisitFacts) -> int:
-        """What every visit holds: the weights, the payload that brought them, and the images."""
-        f = self.footprint
-        return 2 * FLOAT_BYTES * (f.P + f.B) + facts.images * f.input_bytes
+        """What every visit holds: the model that is worked on, the payload that brought it, the client's own model of
+        the visit before, head rows of all tasks so far, and the images."""
+        models = 2 + (facts.task_index > 0 or facts.trained_this_task)
+        heads = FLOAT_BYTES * (facts.task_index + 1) * facts.classes * (self.footprint.F + 1)
+        return models * self.model_bytes + heads + facts.images * self.footprint.input_bytes
+
+    @property
+    def model_bytes(self) -> int:
+        """One copy of the features' weights and statistics."""
+        return FLOAT_BYTES * (self.footprint.P + self.footprint.B)
 
     def training_bytes(self, facts: VisitFacts) -> int:
         """The most that plain training holds: resident, gradients, optimizer state, activations of one batch."""
-        copies = 1 + OPTIMIZER_STATES[self.training.optimizer.name] + (self._momentum() > 0)
-        n = min(self.training.batch_size, facts.images)
         trainable = FLOAT_BYTES * self._trainable(facts.classes)
-        return self.resident_bytes(facts) + copies * trainable + n * self.footprint.kept_bytes
+        return self.resident_bytes(facts) + self._copies() * trainable + self.activation_bytes(facts.images)
+
+    def activation_bytes(self, images: int) -> int:
+        """Activations of one batch of so many images. A pass that keeps none for a backward pass holds fewer: there is
+        no number for that, so it is charged these."""
+        return min(self.training.batch_size, images) * self.footprint.kept_bytes
+
+    def head_training_bytes(self, facts: VisitFacts) -> int:
+        """The most that training of the head alone holds: resident, the features' output of all images, and the
+        activations of a batch on the way to it, or gradients and optimizer state of the head after it."""
+        outputs = FLOAT_BYTES * facts.images * self.footprint.F
+        head = FLOAT_BYTES * facts.classes * (self.footprint.F + 1)
+        return self.resident_bytes(facts) + outputs + max(self.activation_bytes(facts.images), self._copies() * head)
+
+    def evaluation_bytes(self, facts: VisitFacts) -> int:
+        """The most that evaluation holds: resident, and one batch of test images with its activations."""
+        n = min(self.training.batch_size, facts.test_images)
+        return self.resident_bytes(facts) + n * self.footprint.input_bytes + self.activation_bytes(n)
+
+    def _copies(self) -> int:
+        """Return how many values there are for each trained one besides itself: its gradient, its states."""
+        return 1 + OPTIMIZER_STATES[self.training.optimizer.name] + (self._momentum() > 0)
 
     def _trainable(self, classes: int) -> int:
         return self.footprint.P + classes * (self.footprint.F + 1)

@@ -97,8 +97,27 @@ def test_storage_stands_beside_the_passes_over_the_weights():
 
 
 def test_resident_bytes():
-    """The model twice (working copy and payload) and 20 images."""
-    assert costs().resident_bytes(FACTS) == 2 * 4 * 104 + 20 * 7
+    """The model twice (working copy and payload), two head rows of 11, and 20 images."""
+    assert costs().resident_bytes(FACTS) == 2 * 4 * 104 + 4 * 22 + 20 * 7
+
+
+def test_a_client_that_has_a_model_of_its_own_holds_it_too():
+    for facts, heads in ((replace(FACTS, trained_this_task=True), 2), (replace(FACTS, task_index=2), 6)):
+        assert costs().resident_bytes(facts) == 3 * 4 * 104 + heads * 44 + 20 * 7
+
+
+def test_head_training_bytes():
+    """10 outputs of each of 20 images; then 8 images on their way to them are more than the head's three copies."""
+    resident = costs().resident_bytes(FACTS)
+    assert costs().head_training_bytes(FACTS) == resident + 20 * 40 + max(8 * 50, 3 * 88)
+    assert costs(batch_size=4).head_training_bytes(FACTS) == resident + 20 * 40 + max(4 * 50, 3 * 88)
+
+
+def test_evaluation_bytes():
+    """A batch of 8 of the test images, or as many as there are."""
+    resident = costs().resident_bytes(FACTS)
+    assert costs().evaluation_bytes(replace(FACTS, test_images=30)) == resident + 8 * 57
+    assert costs().evaluation_bytes(replace(FACTS, test_images=3)) == resident + 3 * 57
 
 
 @pytest.mark.parametrize(
@@ -108,7 +127,7 @@ def test_resident_bytes():
 )
 def test_training_bytes(optimizer: AdamOptimizer | SgdOptimizer, copies: int):
     """Gradients and the optimizer's states, and the activations of one batch of 8."""
-    assert costs(optimizer).training_bytes(FACTS) == 972 + copies * 4 * 122 + 8 * 50
+    assert costs(optimizer).training_bytes(FACTS) == 1060 + copies * 4 * 122 + 8 * 50
 
 
 def test_activations_of_a_batch_larger_than_the_data_do_not_exist():

@@ -119,7 +119,8 @@ class AuthorsCodeFedKnow(Method):
     def plan_finish(self, facts: VisitFacts) -> Plan:
         """Return the work of `finish_task`."""
         if facts.trained_this_task:
-            return Plan(Work.none(), self.costs.resident_bytes(facts) + self.kept_bytes(facts))
+            in_memory = self.kept_bytes(facts) - self.stored_bytes(facts)
+            return Plan(Work.none(), self.costs.resident_bytes(facts) + in_memory)
         return Plan(plan_packing(self.costs, facts, self.training.local_epochs), self._peak_bytes(facts))
 
     def kept_bytes(self, facts: VisitFacts) -> int:

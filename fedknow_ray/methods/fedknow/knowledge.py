@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from fedknow_ray.methods.costs import StepCosts, repeat
-from fedknow_ray.methods.fedknow.choice import choose_tasks, plan_choice
+from fedknow_ray.methods.fedknow.choice import MEASURING_ROWS, choose_tasks, plan_choice
 from fedknow_ray.methods.fedknow.extractor import Knowledge, keep_mask, pack, restore_mask
 from fedknow_ray.methods.fedknow.settings import FedKnowSettings
-from fedknow_ray.methods.fedknow.storage import prune_item, store_item
+from fedknow_ray.methods.fedknow.signature import measures_gradients
+from fedknow_ray.methods.fedknow.storage import knowledge_bytes, prune_item, store_item
 from fedknow_ray.methods.fedknow.teaching import labels_of, plan_labelling
 from fedknow_ray.methods.learner import Batch, Learner, cross_entropy_rule
 from fedknow_ray.methods.method import TaskData, VisitFacts
@@ -56,6 +57,29 @@ def plan_hearing(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings)
     """Return the work of choosing the signature tasks and of labelling by them."""
     k = min(facts.task_index, settings.signature_tasks)
     return plan_choice(costs, facts, settings) + plan_labelling(costs, facts, k, settings)
+
+
+def hearing_bytes(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings) -> int:
+    """Return the most that hearing past tasks holds, labels aside.
+
+    Beside what is resident that is one task's knowledge as it was read, the past model made of it, the activations of a
+    batch, and two gradients where distances choose. Gradients and optimizer state of training come after it.
+    """
+    choosing = measures_gradients(settings.selection, facts.task_index, settings.signature_tasks)
+    vectors = (MEASURING_ROWS if choosing else 1) * costs.footprint.weight_bytes
+    read = knowledge_bytes(costs, facts.classes, settings)
+    return costs.resident_bytes(facts) + vectors + read + costs.activation_bytes(facts.images)
+
+
+def extraction_bytes(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings) -> int:
+    """Return the most that an extraction holds, labels aside.
+
+    A byte a weight is the mask, and another with `masks: disjoint` what past tasks have taken; beside them it is
+    training of what is kept, or the knowledge that is put together for storage.
+    """
+    masks = costs.footprint.P * (2 if settings.masks == "disjoint" else 1)
+    storing = costs.resident_bytes(facts) + knowledge_bytes(costs, facts.classes, settings)
+    return masks + (max(costs.training_bytes(facts), storing) if settings.retrain_epochs else storing)
 
 
 def plan_extraction(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings) -> Work:

@@ -31,12 +31,13 @@ import torch
 from numpy.typing import NDArray
 
 from fedknow_ray.methods.costs import repeat
-from fedknow_ray.methods.fedknow.choice import MEASURING_ROWS
 from fedknow_ray.methods.fedknow.extractor import Knowledge, kept_share_per_layer, restore_mask
 from fedknow_ray.methods.fedknow.knowledge import (
     FedKnowMemory,
     extract,
+    extraction_bytes,
     hear_past_tasks,
+    hearing_bytes,
     plan_extraction,
     plan_hearing,
 )
@@ -44,7 +45,6 @@ from fedknow_ray.methods.fedknow.past_tasks import PastTasks
 from fedknow_ray.methods.fedknow.rules import ProjectionRule, Tally, projection_items
 from fedknow_ray.methods.fedknow.second_use import SecondUseRule, displacement_item, second_use_items
 from fedknow_ray.methods.fedknow.settings import SUMMING, FedKnowSettings
-from fedknow_ray.methods.fedknow.signature import measures_gradients
 from fedknow_ray.methods.fedknow.storage import knowledge_bytes
 from fedknow_ray.methods.fedknow.summing import SummingRule, summing_items
 from fedknow_ray.methods.learner import GradientRule, Learner, cross_entropy_rule
@@ -117,7 +117,7 @@ class RestoringFedKnow(Method):
 
     def plan_finish(self, facts: VisitFacts) -> Plan:
         """Return the work of the extraction."""
-        peak = self.costs.training_bytes(facts) + self.kept_bytes(facts) + self.costs.footprint.P
+        peak = extraction_bytes(self.costs, facts, self.settings) + self._label_bytes(facts)
         return Plan(plan_extraction(self.costs, facts, self.settings), peak)
 
     def refine(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
@@ -195,23 +195,22 @@ class RestoringFedKnow(Method):
         return min(facts.task_index, self.settings.signature_tasks)
 
     def _training_bytes(self, facts: VisitFacts) -> int:
-        """Plain training, the gradient buffer, the own model of the second use, and what is kept.
+        """Labels, and what takes more: hearing past tasks, or plain training with a buffer of gradients.
 
-        The two buffers never exist at once; the larger one counts.
+        The buffers of the second use and of the past tasks never exist at once; the larger one counts.
         """
-        weights = self.costs.footprint.weight_bytes
-        restoring = self._buffer_rows(facts) * weights
-        second_use = 3 * weights if self.settings.second_use != "off" and facts.trained_this_task else 0
-        return self.costs.training_bytes(facts) + max(restoring, second_use) + self.kept_bytes(facts)
+        second_use = 2 * (self.settings.second_use != "off" and facts.trained_this_task)
+        rows = max(second_use, self._projected_rows(facts))
+        training = self.costs.training_bytes(facts) + rows * self.costs.footprint.weight_bytes
+        hears = self._constraints(facts) and not facts.trained_this_task
+        hearing = hearing_bytes(self.costs, facts, self.settings) if hears else 0
+        return max(training, hearing) + self._label_bytes(facts)
 
-    def _buffer_rows(self, facts: VisitFacts) -> int:
-        """Return the most vectors of all weights that bringing past tasks in needs at once."""
-        if not facts.task_index:
+    def _projected_rows(self, facts: VisitFacts) -> int:
+        """Return how many vectors of all weights the integration holds at once: g, those of past tasks, the update."""
+        if self._summing or not facts.task_index:
             return 0
-        settings = self.settings
-        choosing = MEASURING_ROWS * measures_gradients(settings.selection, facts.task_index, settings.signature_tasks)
-        projecting = self._constraints(facts) + 1 + (settings.integration == "preconditioned")
-        return max(choosing, 0 if self._summing else projecting)
+        return self._constraints(facts) + 1 + (self.settings.integration == "preconditioned")
 
 
 def _mean_loss(parts: Sequence[tuple[int, float]]) -> float:
