@@ -26,6 +26,8 @@ VISIT = VisitRow(
     host_cpu_s=0.0625,
     start_s=0.0,
     work=[],
+    model_version=0,
+    merge_index=None,
 )
 ROUND = RoundRow(0, 1, 0.0, 2.75, (3,), 250, 500)
 ACCURACY = AccuracyRow(3, "own", 0, 0, 7, 8)
