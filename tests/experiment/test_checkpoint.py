@@ -26,6 +26,7 @@ from fedknow_ray.experiment.checkpoint import (
 )
 from fedknow_ray.experiment.run import execute, read_config
 from fedknow_ray.federation.boundary import Boundary
+from fedknow_ray.federation.engine import EngineState, Unfinished
 from fedknow_ray.federation.executor import Saved
 from fedknow_ray.federation.scheduler import SchedulerState
 from fedknow_ray.federation.state_bytes import load_state
@@ -154,8 +155,8 @@ def test_other_images_under_the_same_name_are_refused(saved: Path, tmp_path: Pat
         (lambda data: b"PAR1" + data, "is not a checkpoint of fedknow-ray"),
         (lambda data: b"", "is not a checkpoint of fedknow-ray"),
         (
-            lambda data: data.replace(b"checkpoint 1", b"checkpoint 2", 1),
-            "has checkpoint format 2, this program reads 1",
+            lambda data: data.replace(b"checkpoint 2", b"checkpoint 3", 1),
+            "has checkpoint format 3, this program reads 2",
         ),
         (lambda data: data[:-100_000], "is broken"),
         (lambda data: data[:30], "is broken"),
@@ -262,8 +263,11 @@ def test_before_the_first_end_of_a_task_fedavg_and_fedknow_have_the_same_state(t
         assert ours.tables[table].drop_columns(host).equals(rows.drop_columns(host)), table
 
 
+ENGINE = EngineState(1.5, 4, {1: (Unfinished(0, True, 1),)}, frozenset({3}), {0: 0.5})
+
+
 def write_small_checkpoint(folder: Path, config: Path) -> Path:
-    state = SchedulerState(FINISHED, 1.5, 10, 0.25, frozenset({2, 0}))
+    state = SchedulerState(FINISHED, ENGINE, 10, 0.25, frozenset({2, 0}))
     contents = Contents(Saved(np.arange(5, dtype=np.uint8), {0: b"zero", 1: b"one"}), {})
     return save_checkpoint(folder, read_config(config), state, contents, made_with={"torch": "2.6"}, wall_s=2.5)
 
@@ -272,7 +276,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path):
     path = write_small_checkpoint(tmp_path / "new" / "folder", write_config(tmp_path))
     assert path == tmp_path / "new" / "folder" / "task-0-finished.ckpt"
     opened = open_checkpoint(path)
-    assert opened.state == SchedulerState(FINISHED, 1.5, 10, 0.25, frozenset({0, 2}))
+    assert opened.state == SchedulerState(FINISHED, ENGINE, 10, 0.25, frozenset({0, 2}))
     assert (opened.wall_s, opened.made_with) == (2.5, {"torch": "2.6"})
     saved = opened.contents().saved
     assert (saved.broadcast.tolist(), saved.states) == ([0, 1, 2, 3, 4], {0: b"zero", 1: b"one"})
@@ -280,7 +284,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path):
 
 def test_the_header_can_be_read_with_a_pager(tmp_path: Path):
     lines = write_small_checkpoint(tmp_path, write_config(tmp_path)).read_bytes().split(b"\n")
-    assert lines[0] == b"fedknow-ray checkpoint 1"
+    assert lines[0] == b"fedknow-ray checkpoint 2"
     assert json.loads(lines[1])["past"]["scenario"]["dataset"] == "digits"
 
 
