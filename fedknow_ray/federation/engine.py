@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from fedknow_ray.errors import FedKnowError
 from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.decisions import Alarm, Decision, EndRound, EndTask, Merge, Policy, Start, Stop
+from fedknow_ray.federation.engine_state import EngineState, Unfinished
 from fedknow_ray.federation.flight import Flight, Phase, Status
 from fedknow_ray.federation.ledger import PricedVisit, Prices
 from fedknow_ray.federation.steps import Arrived, Began, Closed, Happened, Merged, RoundClosed, Step
@@ -29,49 +29,6 @@ MOST_IDLE_ALARMS = 10_000
 
 class StuckPolicy(FedKnowError):
     """A policy that waits for something that will never happen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unfinished:
-    """A task that a client has not finished: whether it had a training visit in it, and how often it tried to."""
-
-    task_index: int
-    trained: bool
-    tries: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineState:
-    """Where the engine stands between tasks. *unfinished* what clients have yet to finish; *dropped* who has left."""
-
-    now_s: float = 0.0
-    merges: int = 0
-    unfinished: Mapping[int, tuple[Unfinished, ...]] = field(default_factory=dict)
-    dropped: frozenset[int] = frozenset()
-    last_visit_s: Mapping[int, float] = field(default_factory=dict)
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as values that JSON can hold; see `of_plain`."""
-        return {
-            "now_s": self.now_s,
-            "merges": self.merges,
-            "unfinished": [
-                [c, [[t.task_index, t.trained, t.tries] for t in tasks]] for c, tasks in self.unfinished.items()
-            ],
-            "dropped": sorted(self.dropped),
-            "last_visit_s": [[client_id, time_s] for client_id, time_s in self.last_visit_s.items()],
-        }
-
-    @staticmethod
-    def of_plain(plain: Mapping[str, Any]) -> EngineState:
-        """Return the state that `plain` gave."""
-        return EngineState(
-            now_s=plain["now_s"],
-            merges=plain["merges"],
-            unfinished={c: tuple(Unfinished(*task) for task in tasks) for c, tasks in plain["unfinished"]},
-            dropped=frozenset(plain["dropped"]),
-            last_visit_s=dict(plain["last_visit_s"]),
-        )
 
 
 class Engine:

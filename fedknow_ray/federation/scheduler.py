@@ -15,7 +15,8 @@ from typing import Any
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.decisions import Merge, Policy
-from fedknow_ray.federation.engine import Engine, EngineState
+from fedknow_ray.federation.engine import Engine
+from fedknow_ray.federation.engine_state import EngineState
 from fedknow_ray.federation.executor import Executor, MergeOrder
 from fedknow_ray.federation.flight import Flight
 from fedknow_ray.federation.ledger import Prices

@@ -15,7 +15,8 @@ from fakes import LINK, FakeMethod, conditions, make_ledger
 
 from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.decisions import Merge, Policy
-from fedknow_ray.federation.engine import Engine, EngineState
+from fedknow_ray.federation.engine import Engine
+from fedknow_ray.federation.engine_state import EngineState
 from fedknow_ray.federation.flight import Flight
 from fedknow_ray.federation.policies import RoundRules, Rounds
 from fedknow_ray.federation.selection import make_selection

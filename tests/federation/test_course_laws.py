@@ -17,7 +17,7 @@ from telling import Told, plain
 
 from fedknow_ray.federation.asynchronous import FedAsync, FedBuff, Pace
 from fedknow_ray.federation.decisions import Policy
-from fedknow_ray.federation.engine import EngineState
+from fedknow_ray.federation.engine_state import EngineState
 from fedknow_ray.federation.flight import Flight
 from fedknow_ray.federation.policies import RoundRules, Rounds
 from fedknow_ray.federation.scheduler import SchedulerState

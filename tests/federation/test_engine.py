@@ -16,7 +16,8 @@ from telling import IMAGES, Told, failing, in_rounds, off, spent
 
 from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.decisions import Alarm, Decision, EndRound, EndTask, Start, View
-from fedknow_ray.federation.engine import Engine, EngineState, StuckPolicy, Unfinished
+from fedknow_ray.federation.engine import Engine, StuckPolicy
+from fedknow_ray.federation.engine_state import EngineState, Unfinished
 from fedknow_ray.federation.flight import Flight
 from fedknow_ray.methods.method import Plan, VisitFacts
 from fedknow_ray.results.schema import EventRow, VisitRow
@@ -304,13 +305,6 @@ def test_what_is_on_its_way_when_a_task_ends_is_stopped_and_closed_once():
 
 
 # The state between tasks.
-
-
-def test_a_state_is_the_same_after_a_file():
-    state = EngineState(
-        1.1, 3, {2: (Unfinished(0, True, 2), Unfinished(1, False))}, frozenset({4, 1}), {0: 0.1, 2: 7.0}
-    )
-    assert EngineState.of_plain(json.loads(json.dumps(state.plain()))) == state
 
 
 def test_an_engine_that_starts_from_a_state_stands_there():

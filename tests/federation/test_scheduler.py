@@ -13,7 +13,7 @@ import pytest
 from fakes import PAYLOAD_BYTES, Lonely, Refining, Trial, moving
 
 from fedknow_ray.federation.boundary import Boundary
-from fedknow_ray.federation.engine import EngineState
+from fedknow_ray.federation.engine_state import EngineState
 from fedknow_ray.federation.ledger import PlanMismatch
 from fedknow_ray.federation.scheduler import SchedulerState
 from fedknow_ray.federation.visit import VisitKind
