@@ -159,7 +159,9 @@ def run(work: workload.Workload, backend: str, out: Path) -> float:
         )
         store = ResultStore(directory)
         store.append(executor.placement())
-        scheduler = Scheduler(parts.course, parts.ledger, parts.policy, Announced(executor), store.append)
+        scheduler = Scheduler(
+            parts.course, parts.ledger, parts.policy, parts.conditions, Announced(executor), store.append
+        )
         workload.emit("begin")
         for progress in scheduler.run():
             store.flush()
