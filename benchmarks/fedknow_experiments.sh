@@ -6,8 +6,8 @@
 #   python benchmarks/comparison_rows.py OUT/FOLDER           prints a comparison's tables
 #
 # headline, ten_tasks, growth, choice and variants each make a comparison OUT/NAME. The others add their cases to
-# OUT/mini (integration, head, precision) or OUT/micro (the rest), so that they share FedAvg, local training and what
-# their cases have in common with the others'. mini is in bfloat16, which takes a processor that has it.
+# OUT/mini (integration, head, received, precision) or OUT/micro (the rest), so that they share FedAvg, local training
+# and what their cases have in common with the others'. mini is in bfloat16, which takes a processor that has it.
 set -eu
 data=$1 out=$2
 shift 2
@@ -62,9 +62,12 @@ for name in "$@"; do
     precision)
         mini --methods fedavg,fedknow --vary method.integration=sum --vary training.precision=float32
         ;;
+    received)
+        mini --methods local,fedavg,fedknow --vary method.integration=projection --vary method.second_use=on_receive
+        ;;
     second_use)
         micro --methods fedavg,local,fedknow --vary method.integration=projection \
-            --vary method.second_use=off,displacement,after_aggregation
+            --vary method.second_use=displacement,after_aggregation
         ;;
     projection)
         micro --methods fedknow --vary method.integration=projection \
