@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fedknow_ray.cli.runs_display import RunsDisplay, print_warning, print_wide
 from fedknow_ray.errors import UserError, WorkerError
 from fedknow_ray.units import format_duration
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from fedknow_ray.experiment.grid import RunId
     from fedknow_ray.experiment.workers import Failure
     from fedknow_ray.federation.boundary import Boundary
-
-_WIDE = 160
 
 
 @click.command()
@@ -112,44 +111,22 @@ def _compare(
         grid = read_grid(config, names, vary, sets, each)
         failures = make_runs(grid, out, choices, progress, jobs=jobs, share=not no_share, finish=write)
     if not quiet:
-        _print_table(console if as_json else Console(), closing_table(summary))
+        print_wide(console if as_json else Console(), closing_table(summary))
     if as_json:
         click.echo(json.dumps(summary))
     raise_failures(failures)
 
 
-def _print_table(console: Console, table: Table) -> None:
-    if not console.is_terminal:
-        # a file has no edge, and rich takes it to have 80 columns
-        console.width = _WIDE
-    console.print(table)
+class Progress(RunsDisplay["RunId"]):
+    """How a comparison gets on."""
 
-
-class Progress:
-    """A watcher that draws: one line for each run that ends, and on a terminal below them what is under way."""
-
-    def __init__(self, console: Console, *, quiet: bool) -> None:
-        self._console, self._quiet = console, quiet
-        self._status = console.status("") if console.is_terminal and not quiet else None
-        self._running: list[RunId] = []
-        self._runs = self._made = 0
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def planned(self, runs: int, made: int) -> None:
-        """Say how many runs there are to make."""
-        self._runs, self._made = runs, made
-        self._print(f"{runs} runs, {made} of them there" if made else f"{runs} runs")
+    # a case's label has commas of its own
+    between = "; "
 
     def warn(self, text: str) -> None:
         """Print a warning, which stays where it is."""
         if not self._quiet:
-            self._console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+            print_warning(self._console, text)
 
     def started(self, run: RunId, start: Boundary | None) -> None:
         """Show a run as under way; elsewhere than on a terminal as a line of its own."""
@@ -171,15 +148,6 @@ class Progress:
         self._running.remove(run)
         self._print(f"failed {run}: {failure.message.strip().splitlines()[-1]}")
         self._show_running()
-
-    def _print(self, text: str) -> None:
-        if not self._quiet:
-            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    def _show_running(self) -> None:
-        if self._status is not None:
-            self._status.update(f"{self._made}/{self._runs} runs made; under way: {'; '.join(map(str, self._running))}")
-            self._status.start()
 
 
 def closing_table(summary: Mapping[str, Any]) -> Table:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedknow_ray.cli.runs_display import print_warning
 from fedknow_ray.federation.scheduler import Progress as RunProgress
 from fedknow_ray.results.run import Run
 from fedknow_ray.units import format_bytes, format_duration
@@ -56,7 +57,7 @@ class Display:
     def warn(self, text: str) -> None:
         """Print a warning, which stays where it is."""
         if not self._quiet:
-            self._console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+            print_warning(self._console, text)
 
     def advance(self, progress: RunProgress) -> None:
         """Show where the run stands."""

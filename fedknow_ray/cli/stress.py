@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from fedknow_ray.cli.runs_display import RunsDisplay, print_wide
 from fedknow_ray.errors import GateError, UserError, WorkerError
 from fedknow_ray.units import format_bytes
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from fedknow_ray.experiment.stress import Card
     from fedknow_ray.experiment.stress_card import CardRow
     from fedknow_ray.experiment.workers import Failure
-
-_WIDE = 160
 
 
 @click.command()
@@ -70,35 +69,23 @@ def stress(
         card = run_suite(config, folder, progress, overrides=overrides, only=names, jobs=jobs)
     weak = [] if fail_under is None else below(card.rows, fail_under)
     if not quiet:
-        _print_card(console if as_json else Console(), card_table(card))
+        print_wide(console if as_json else Console(), card_table(card))
     if as_json:
         verdict = {"fail_under": fail_under, "below": [row.stress for row in weak]}
         click.echo(json.dumps({**card.plain(), **verdict}))
     raise_outcome(card.failures, weak, fail_under)
 
 
-class Progress:
-    """A watcher that draws: a line for each run that ends, and on a terminal below them what is under way."""
+class Progress(RunsDisplay[str]):
+    """How a suite gets on; the calm run's course is told before there is a plan."""
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
-        self._console, self._quiet = console, quiet
-        self._status = console.status("telling the calm run's course") if console.is_terminal and not quiet else None
-        self._running: list[str] = []
-        self._runs = self._ended = 0
+        super().__init__(console, quiet=quiet, status="telling the calm run's course")
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self._status is not None:
             self._status.start()
         return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def planned(self, runs: int, made: int) -> None:
-        """Say how many runs there are to make."""
-        self._runs, self._ended = runs, made
-        self._print(f"{runs} runs, {made} of them there" if made else f"{runs} runs")
 
     def started(self, name: str) -> None:
         """Show a run as under way."""
@@ -107,19 +94,11 @@ class Progress:
 
     def ended(self, name: str, failure: Failure | None) -> None:
         """Print a line for a run that has ended."""
-        self._ended += 1
+        self._made += 1
         self._running.remove(name)
         told = "done" if failure is None else f"failed: {failure.message.strip().splitlines()[-1]}"
-        self._print(f"{self._ended}/{self._runs} {name}: {told}")
+        self._print(f"{self._made}/{self._runs} {name}: {told}")
         self._show_running()
-
-    def _print(self, text: str) -> None:
-        if not self._quiet:
-            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    def _show_running(self) -> None:
-        if self._status is not None:
-            self._status.update(f"{self._ended}/{self._runs} runs made; under way: {', '.join(self._running)}")
 
 
 def card_table(card: Card) -> Table:
@@ -187,10 +166,3 @@ def _cells(row: CardRow) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _print_card(console: Console, table: Table) -> None:
-    if not console.is_terminal:
-        # a file has no edge, and rich takes it to have 80 columns
-        console.width = _WIDE
-    console.print(table)

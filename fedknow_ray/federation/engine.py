@@ -377,21 +377,16 @@ class Engine:
         if order.kind is VisitKind.FINISH_TASK:
             first = self._unfinished[client_id][0]
             self._unfinished[client_id][0] = replace(first, tries=first.tries + 1)
-        where = {
-            "task_index": order.facts.task_index,
-            "round_index": order.facts.round_index,
-            "kind": str(order.kind),
-        }
         if flight.status is Status.OUT_OF_MEMORY:
             sizes = {
                 "peak_memory_bytes": flight.priced.plan.peak_memory_bytes,
                 "device_memory_bytes": flight.priced.device.memory_bytes,
             }
-            self._steps.append(Happened(self.now_s, "memory_exceeded", client_id, {**where, **sizes}))
+            self._steps.append(Happened(self.now_s, "memory_exceeded", client_id, {**order.indices, **sizes}))
             if self._conditions.drop_out_of_memory:
                 self._dropped.add(client_id)
                 self._traffic.retire(client_id)
                 self._unfinished.pop(client_id, None)
-                self._steps.append(Happened(self.now_s, "client_dropped", client_id, where))
+                self._steps.append(Happened(self.now_s, "client_dropped", client_id, order.indices))
         else:
-            self._steps.append(Happened(self.now_s, f"visit_{flight.status}", client_id, where))
+            self._steps.append(Happened(self.now_s, f"visit_{flight.status}", client_id, order.indices))

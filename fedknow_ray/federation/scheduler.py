@@ -254,6 +254,6 @@ def _round_row(task_index: int, step: RoundClosed) -> RoundRow:
 
 
 def _notes_row(flight: Flight, report: VisitReport) -> EventRow:
-    order = flight.priced.order
-    where = {"task_index": order.facts.task_index, "round_index": order.facts.round_index, "kind": str(order.kind)}
-    return EventRow(flight.end_s, "method_figures", flight.client_id, json.dumps({**where, **report.notes}))
+    return EventRow(
+        flight.end_s, "method_figures", flight.client_id, json.dumps({**flight.priced.order.indices, **report.notes})
+    )

@@ -52,6 +52,15 @@ class VisitOrder:
         """The client that is asked."""
         return self.facts.client_id
 
+    @property
+    def indices(self) -> dict[str, int | str]:
+        """Where in a run it is, beside its client, as the table of events has it."""
+        return {
+            "task_index": self.facts.task_index,
+            "round_index": self.facts.round_index,
+            "kind": str(self.kind),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class VisitReport:
