@@ -24,8 +24,9 @@ from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.methods.method import VisitFacts
 from fedknow_ray.models.catalogue import MODELS
 from fedknow_ray.models.network import initial_model
+from fedknow_ray.scenario.arrivals import Arrivals, arrivals_every, read_arrivals
 from fedknow_ray.scenario.datasets import Dataset, DatasetInfo, Labels, load_dataset, load_labels
-from fedknow_ray.scenario.scenario import build_scenario
+from fedknow_ray.scenario.scenario import build_scenario, sequences_of
 from fedknow_ray.seeding import derive_seed
 from fedknow_ray.transport.payload import Buffer, encoded_bytes
 
@@ -118,17 +119,28 @@ def make_assembly(config: RunConfig, labels: Labels) -> Assembly:
     """Return what a worker needs to know of a run besides the images.
 
     Raises:
+        ConfigError: if a trace of tasks cannot be read.
         DataError: if the data does not suffice for the scenario.
     """
+    arrivals = _arrivals(config)
     return Assembly(
         config=config,
         model=MODELS.get(config.model.name),
         method=METHODS.get(config.method.name),
-        scenario=build_scenario(config.scenario, labels, config.seed),
+        scenario=build_scenario(config.scenario, labels, config.seed, None if arrivals is None else arrivals.tasks),
+        arrives_s=None if arrivals is None else arrivals.times_s,
         height=labels.info.height,
         width=labels.info.width,
         channels=labels.info.channels,
     )
+
+
+def _arrivals(config: RunConfig) -> Arrivals | None:
+    """Return when clients come to their tasks; None in lockstep."""
+    arrival, scenario = config.task_arrival, config.scenario
+    if arrival.trace is not None:
+        return read_arrivals(arrival.trace, scenario.clients, scenario.tasks)
+    return None if arrival.every_s is None else arrivals_every(arrival.every_s, sequences_of(scenario, config.seed))
 
 
 def outline(assembly: Assembly) -> Outline:
@@ -157,16 +169,20 @@ def outline(assembly: Assembly) -> Outline:
 def _course(assembly: Assembly) -> Course:
     config, scenario = assembly.config, assembly.scenario
     images, test_images = (
-        tuple(tuple(len(indices(client, task)) for task in range(scenario.tasks)) for client in range(scenario.clients))
+        tuple(
+            tuple(len(indices(client_id, place)) for place in range(len(sequence)))
+            for client_id, sequence in enumerate(scenario.sequences)
+        )
         for indices in (scenario.train_indices, scenario.test_indices)
     )
     return Course(
         seed=config.seed,
-        tasks=config.scenario.tasks,
+        tasks=max(map(len, scenario.sequences)),
         rounds_per_task=config.training.rounds_per_task,
         classes=config.scenario.classes_per_task,
         images=images,
         test_images=test_images,
+        arrives_s=assembly.arrives_s,
     )
 
 

@@ -74,7 +74,8 @@ def build_policy(config: RunConfig, availability: Availability) -> Policy:
     """Return who visits when, and whose updates make the next broadcast."""
     policy, needed = config.policy, config.clients_per_round
     selection = make_selection(policy.selection, availability=availability, seed=config.seed)
-    rounds = config.training.rounds_per_task
+    # where tasks come by time, each client's visits are counted by the engine
+    rounds = config.training.rounds_per_task if config.task_arrival.in_lockstep else None
     match policy:
         case SynchronousPolicy():
             started = needed if policy.cohorts is None else max(map(len, policy.cohorts))
@@ -85,7 +86,7 @@ def build_policy(config: RunConfig, availability: Availability) -> Policy:
             return Rounds(rules, selection)
         case FedBuffPolicy() | FedAsyncPolicy():
             concurrency = needed if policy.concurrency is None else policy.concurrency
-            pace = Pace(rounds * needed, concurrency, policy.staleness_exponent)
+            pace = Pace(None if rounds is None else rounds * needed, concurrency, policy.staleness_exponent)
             if isinstance(policy, FedBuffPolicy):
                 return FedBuff(selection, pace, buffer_size=policy.buffer_size, server_lr=policy.server_lr)
             return FedAsync(selection, pace, mixing=policy.mixing)
