@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import DataError
 from fedknow_ray.experiment.catalogue import devices_with
-from fedknow_ray.experiment.conditions import build_conditions, build_policy, build_slow_down
+from fedknow_ray.experiment.conditions import build_arrivals, build_conditions, build_policy, build_slow_down
 from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.decisions import Policy
 from fedknow_ray.federation.ledger import Ledger, PricedVisit
@@ -24,9 +24,8 @@ from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.methods.method import VisitFacts
 from fedknow_ray.models.catalogue import MODELS
 from fedknow_ray.models.network import initial_model
-from fedknow_ray.scenario.arrivals import Arrivals, arrivals_every, read_arrivals
 from fedknow_ray.scenario.datasets import Dataset, DatasetInfo, Labels, load_dataset, load_labels
-from fedknow_ray.scenario.scenario import build_scenario, sequences_of
+from fedknow_ray.scenario.scenario import build_scenario
 from fedknow_ray.seeding import derive_seed
 from fedknow_ray.transport.payload import Buffer, encoded_bytes
 
@@ -122,7 +121,7 @@ def make_assembly(config: RunConfig, labels: Labels) -> Assembly:
         ConfigError: if a trace of tasks cannot be read.
         DataError: if the data does not suffice for the scenario.
     """
-    arrivals = _arrivals(config)
+    arrivals = build_arrivals(config)
     return Assembly(
         config=config,
         model=MODELS.get(config.model.name),
@@ -133,14 +132,6 @@ def make_assembly(config: RunConfig, labels: Labels) -> Assembly:
         width=labels.info.width,
         channels=labels.info.channels,
     )
-
-
-def _arrivals(config: RunConfig) -> Arrivals | None:
-    """Return when clients come to their tasks; None in lockstep."""
-    arrival, scenario = config.task_arrival, config.scenario
-    if arrival.trace is not None:
-        return read_arrivals(arrival.trace, scenario.clients, scenario.tasks)
-    return None if arrival.every_s is None else arrivals_every(arrival.every_s, sequences_of(scenario, config.seed))
 
 
 def outline(assembly: Assembly) -> Outline:

@@ -1,5 +1,5 @@
-"""The conditions and the policy of a run, from its config: links, when clients are there, which visits fail, and who
-visits when."""
+"""The conditions and the policy of a run, from its config: links, when clients are there, which visits fail, who visits
+when, and when tasks come. Trace files are read here."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from fedknow_ray.federation.policies import RoundRules, Rounds
 from fedknow_ray.federation.scheduler import SlowDown
 from fedknow_ray.federation.selection import make_selection
 from fedknow_ray.federation.traffic import Conditions
+from fedknow_ray.scenario.arrivals import Arrivals, arrivals_every, read_arrivals
+from fedknow_ray.scenario.scenario import sequences_of
 from fedknow_ray.seeding import stream
 from fedknow_ray.simulation.availability import AlwaysOn, Availability, Markov, Patterned, duty_cycle, random_offsets
 from fedknow_ray.simulation.availability_gaps import Membership, Outage, Outages
@@ -50,6 +52,18 @@ def build_conditions(config: RunConfig) -> Conditions:
         failures=build_failures(config.failures, config.seed),
         drop_out_of_memory=config.on_out_of_memory == "drop_client",
     )
+
+
+def build_arrivals(config: RunConfig) -> Arrivals | None:
+    """Return when clients come to their tasks; None in lockstep.
+
+    Raises:
+        ConfigError: if a trace cannot be read.
+    """
+    arrival, scenario = config.task_arrival, config.scenario
+    if arrival.trace is not None:
+        return read_arrivals(arrival.trace, scenario.clients, scenario.tasks)
+    return None if arrival.every_s is None else arrivals_every(arrival.every_s, sequences_of(scenario, config.seed))
 
 
 def build_links(network: NetworkConfig, fleet: Sequence[FleetEntry]) -> tuple[Link, ...]:
