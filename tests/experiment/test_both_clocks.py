@@ -50,4 +50,4 @@ def test_both_clocks_tell_the_same_of_training_on_this_machine(
     seconds = f"measured {measured_s:.2f} s, virtual {virtual_s:.2f} s, {error_percent:+.1f} %"
     print(f"\n{len(trained)} training visits: {seconds}")
     assert len(trained) == 12
-    assert abs(error_percent) < 50
+    assert 1 / 3 < virtual_s / measured_s < 3
