@@ -33,7 +33,7 @@ class PointId(NamedTuple):
     tasks: int
 
     def __str__(self) -> str:
-        return f"{self.method}, {self.clients} clients, {self.tasks} tasks"
+        return f"{self.method}, {_many(self.clients, 'client')}, {_many(self.tasks, 'task')}"
 
     @property
     def folder(self) -> str:
@@ -178,6 +178,10 @@ def _try_config(
         places = {f"--set {override}": option for override, option in (said_as or {}).items()}
         faults += [replace(fault, where=places.get(fault.where, fault.where)) for fault in error.faults]
         return None
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _key(option: str) -> str:

@@ -6,6 +6,7 @@ along a line (clients in a plot against tasks, tasks in one against clients) is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -41,7 +42,9 @@ def growth_figure(figures: ScaleFigures, measure: str, axis: Axis) -> Figure | N
         for trace in [trace | {"legendgroup": f"{number}-{place}"} | _look(trace, number, place)]
     ]
     ticks = sorted({getattr(one, axis) for observations in known.values() for one in observations})
-    return {"data": traces, "layout": _layout(of.title, of.unit, unit, axis_title(axis, measure), ticks)}
+    layout = _layout(axis_title(axis, measure), unit or of.title.partition(",")[0].lower(), ticks)
+    layout["yaxis"] |= {"tickformat": ".0%"} if of.unit == "share" else _log_axis([value / scale for value in values])
+    return {"data": traces, "layout": layout}
 
 
 def axis_unit(unit: Unit, largest: float) -> tuple[float, str]:
@@ -112,12 +115,23 @@ def _look(trace: Figure, number: int, place: int) -> Figure:
     return {"marker": {"color": colour, "size": 8, "symbol": SYMBOLS[place % len(SYMBOLS)]}}
 
 
-def _layout(title: str, kind: Unit, unit: str, x_title: str, ticks: Sequence[int]) -> Figure:
-    layout = base_layout(x_title, f"{title.lower()} ({unit})" if unit else title.lower()) | {"hovermode": "closest"}
+def _layout(x_title: str, y_title: str, ticks: Sequence[int]) -> Figure:
+    layout = base_layout(x_title, y_title) | {"hovermode": "closest"}
     layout["xaxis"] |= {"type": "log", "tickvals": list(ticks), "ticktext": list(map(str, ticks))}
-    layout["yaxis"] |= {"tickformat": ".0%"} if kind == "share" else {"type": "log", "tickformat": "~g"}
+    layout["yaxis"]["title"] |= {"standoff": 8}
     layout["margin"] |= {"t": 72}
     return layout
+
+
+def _log_axis(values: Sequence[float]) -> Figure:
+    """Return a logarithmic axis over values greater than 0, of a factor of 2 at least: less looks like growth."""
+    low, high = min(values), max(values)
+    axis: Figure = {"type": "log", "tickformat": "~g"}
+    if high < 2 * low:
+        middle = math.log10(low * high) / 2
+        return axis | {"range": [_rounded(middle + sign * math.log10(2) / 2) for sign in (-1, 1)]}
+    # 1, 2, 5, 10: of a tick for each digit the upper ones run into each other
+    return axis | ({"dtick": "D2"} if high > 4 * low else {})
 
 
 def _rounded(value: float) -> float:

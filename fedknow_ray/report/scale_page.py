@@ -37,7 +37,7 @@ _SECTIONS = {
         "Best earlier accuracy on a past task minus the final one, mean over past tasks and clients, of one seed.",
     ),
 }
-_LINES = "Markers: the runs. Lines: the fit. A colour for each method."
+_LINES = "Markers: the runs. Lines: the fit. A colour for each method; where methods agree, one covers the other."
 
 
 def render_scale(figures: ScaleFigures, command: str | None = None) -> str:
