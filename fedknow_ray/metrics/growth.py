@@ -116,7 +116,7 @@ def _fitted(X_np: Array, y_n: Array, axes: Sequence[str], form: Form) -> Fit:
     found_p = np.linalg.lstsq(X_np, y_n, rcond=None)[0]
     squares, spread = float(np.sum((y_n - X_np @ found_p) ** 2)), float(np.sum((y_n - y_n.mean()) ** 2))
     slopes = {axis: Slope(float(found_p[place])) for place, axis in enumerate(axes, 1)}
-    notes = [f"no growth with {axis}: the points have one value of it" for axis in AXES if axis not in axes]
+    notes = [f"one number of {axis}" for axis in AXES if axis not in axes]
     r2 = None
     if n > p:
         reach_p = _reach(X_np, squares / (n - p), n - p)
@@ -127,7 +127,7 @@ def _fitted(X_np: Array, y_n: Array, axes: Sequence[str], form: Form) -> Fit:
         if spread > n * (_ROUNDING * max(1.0, float(np.abs(y_n).max()))) ** 2:
             r2 = 1 - squares / spread
     else:
-        notes.append(f"{n} points for {p} fitted numbers, so no interval and no R²")
+        notes.append(f"{n} points for {p} fitted numbers: no interval, no R²")
     level = float(np.exp(found_p[0]) if form == "power" else found_p[0])
     return Fit(form, n, level, slopes.get("clients"), slopes.get("tasks"), r2, "; ".join(notes))
 

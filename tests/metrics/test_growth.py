@@ -58,7 +58,7 @@ def test_axis_with_one_value_has_no_exponent():
     fit = fit_growth([Observation(n, 4, 2.0 * n) for n in (1, 2, 4)], "power")
     assert fit.clients is not None and fit.clients.value == pytest.approx(1.0)
     assert fit.tasks is None
-    assert fit.note == "no growth with tasks: the points have one value of it"
+    assert fit.note == "one number of tasks"
     assert fit.at(8, 4) == pytest.approx(16.0)
 
 
@@ -66,7 +66,7 @@ def test_as_many_points_as_fitted_numbers_have_no_interval():
     fit = fit_growth([Observation(n, 4, 2.0 * n) for n in (1, 2)], "power")
     assert fit.clients == Slope(pytest.approx(1.0))
     assert fit.r2 is None
-    assert fit.note.endswith("2 points for 2 fitted numbers, so no interval and no R²")
+    assert fit.note == ("one number of tasks; 2 points for 2 fitted numbers: no interval, no R²")
 
 
 @pytest.mark.parametrize(
