@@ -16,6 +16,7 @@ from fedknow_ray.cli.calibrate import calibrate
 from fedknow_ray.cli.compare import compare
 from fedknow_ray.cli.explain_time import explain_time
 from fedknow_ray.cli.forecast import forecast
+from fedknow_ray.cli.scale import scale
 from fedknow_ray.cli.stress import stress
 from fedknow_ray.cli.timeline import timeline
 from fedknow_ray.cli.what_if import what_if
@@ -34,6 +35,7 @@ app.add_command(calibrate)
 app.add_command(compare)
 app.add_command(explain_time)
 app.add_command(forecast)
+app.add_command(scale)
 app.add_command(stress)
 app.add_command(timeline)
 app.add_command(what_if)

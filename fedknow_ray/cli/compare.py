@@ -13,8 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from fedknow_ray.cli.runs_display import RunsDisplay, print_warning, print_wide
-from fedknow_ray.errors import UserError, WorkerError
+from fedknow_ray.cli.runs_display import RunsDisplay, print_warning, print_wide, raise_failures
 from fedknow_ray.units import format_duration
 
 if TYPE_CHECKING:
@@ -206,21 +205,3 @@ def _difference(figure: Mapping[str, Any] | None) -> str:
     low, high = figure["difference_ci_low"], figure["difference_ci_high"]
     interval = "" if low is None else f" [{low:+.3f}, {high:+.3f}]"
     return f"{figure['difference']:+.3f}{interval}"
-
-
-def raise_failures(failures: Mapping[RunId, Failure]) -> None:
-    """Raise what ends the program with the right status: 1 if any failure is ours, else 2.
-
-    Raises:
-        WorkerError: with the tracebacks.
-        UserError: with each message, and the runs that it is of.
-    """
-    runs: dict[Failure, list[str]] = {}
-    for run, failure in failures.items():
-        runs.setdefault(failure, []).append(str(run))
-    told = [f"{'; '.join(of)}\n{failure.message.strip()}" for failure, of in runs.items()]
-    text = "\n".join([f"{len(failures)} of the runs failed; the same command tries them again", *told])
-    if any(failure.is_ours for failure in failures.values()):
-        raise WorkerError(text)
-    if failures:
-        raise UserError(text)

@@ -1,11 +1,18 @@
-"""What commands that make several runs have in common on the screen: lines, what is under way, wide tables."""
+"""What commands that make several runs have in common on the screen: lines, what is under way, wide tables, and how
+they end where runs have failed."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Generic, Self, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 from rich.console import Console
 from rich.table import Table
+
+from fedknow_ray.errors import UserError, WorkerError
+
+if TYPE_CHECKING:
+    from fedknow_ray.experiment.workers import Failure
 
 RunT = TypeVar("RunT")
 
@@ -60,3 +67,43 @@ class RunsDisplay(Generic[RunT]):
             names = self.between.join(map(str, self._running))
             self._status.update(f"{self._made}/{self._runs} runs made; under way: {names}")
             self._status.start()
+
+
+class NamedRunsDisplay(RunsDisplay[str]):
+    """How runs that have names get on; what *status* says is shown while there is no plan yet."""
+
+    def __enter__(self) -> Self:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def started(self, name: str) -> None:
+        """Show a run as under way."""
+        self._running.append(name)
+        self._show_running()
+
+    def ended(self, name: str, failure: Failure | None) -> None:
+        """Print a line for a run that has ended."""
+        self._made += 1
+        self._running.remove(name)
+        told = "done" if failure is None else f"failed: {failure.message.strip().splitlines()[-1]}"
+        self._print(f"{self._made}/{self._runs} {name}: {told}")
+        self._show_running()
+
+
+def raise_failures(failures: Mapping[RunT, Failure]) -> None:
+    """Raise what ends the program with the right status: 1 if any failure is ours, else 2.
+
+    Raises:
+        WorkerError: with the tracebacks.
+        UserError: with each message, and the runs that it is of.
+    """
+    runs: dict[Failure, list[str]] = {}
+    for run, failure in failures.items():
+        runs.setdefault(failure, []).append(str(run))
+    told = [f"{'; '.join(of)}\n{failure.message.strip()}" for failure, of in runs.items()]
+    text = "\n".join([f"{len(failures)} of the runs failed; the same command tries them again", *told])
+    if any(failure.is_ours for failure in failures.values()):
+        raise WorkerError(text)
+    if failures:
+        raise UserError(text)

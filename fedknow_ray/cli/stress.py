@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from fedknow_ray.cli.runs_display import RunsDisplay, print_wide
+from fedknow_ray.cli.runs_display import NamedRunsDisplay, print_wide
 from fedknow_ray.errors import GateError, UserError, WorkerError
 from fedknow_ray.units import format_bytes
 
@@ -65,7 +65,7 @@ def stress(
     console = Console(stderr=True)
     names = [name.strip() for name in (only or "").split(",") if name.strip()]
     folder = out or Path("runs") / f"stress-{config.stem}"
-    with Progress(console, quiet=quiet) as progress:
+    with NamedRunsDisplay(console, quiet=quiet, status="telling the calm run's course") as progress:
         card = run_suite(config, folder, progress, overrides=overrides, only=names, jobs=jobs)
     weak = [] if fail_under is None else below(card.rows, fail_under)
     if not quiet:
@@ -74,31 +74,6 @@ def stress(
         verdict = {"fail_under": fail_under, "below": [row.stress for row in weak]}
         click.echo(json.dumps({**card.plain(), **verdict}))
     raise_outcome(card.failures, weak, fail_under)
-
-
-class Progress(RunsDisplay[str]):
-    """How a suite gets on; the calm run's course is told before there is a plan."""
-
-    def __init__(self, console: Console, *, quiet: bool) -> None:
-        super().__init__(console, quiet=quiet, status="telling the calm run's course")
-
-    def __enter__(self) -> Self:
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def started(self, name: str) -> None:
-        """Show a run as under way."""
-        self._running.append(name)
-        self._show_running()
-
-    def ended(self, name: str, failure: Failure | None) -> None:
-        """Print a line for a run that has ended."""
-        self._made += 1
-        self._running.remove(name)
-        told = "done" if failure is None else f"failed: {failure.message.strip().splitlines()[-1]}"
-        self._print(f"{self._made}/{self._runs} {name}: {told}")
-        self._show_running()
 
 
 def card_table(card: Card) -> Table:

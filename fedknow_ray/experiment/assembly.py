@@ -188,17 +188,9 @@ def make_parts(
     config, planned = assembly.config, outline(assembly)
     course, ledger = planned.course, planned.ledger
     method, compressor = ledger.method, ledger.compressor
-    last = VisitFacts(
-        client_id=0,
-        task_index=course.tasks,
-        round_index=0,
-        images=max(map(max, course.images)),
-        classes=course.classes,
-        trained_this_task=True,
-        test_images=max(map(sum, course.test_images)),
-    )
+    last = last_facts(course)
     residual_bytes = compressor.residual_bytes if compressor is not None and method.federated else 0
-    probes = _price_probes(ledger, config.seed, last)
+    probes = price_probes(ledger, config.seed, last)
     return Parts(
         assembly=assembly,
         dataset=dataset,
@@ -214,7 +206,20 @@ def make_parts(
     )
 
 
-def _price_probes(ledger: Ledger, seed: int, last: VisitFacts) -> list[PricedVisit]:
+def last_facts(course: Course) -> VisitFacts:
+    """Return the facts of the largest visit that could be made with all tasks of a course behind it."""
+    return VisitFacts(
+        client_id=0,
+        task_index=course.tasks,
+        round_index=0,
+        images=max(map(max, course.images)),
+        classes=course.classes,
+        trained_this_task=True,
+        test_images=max(map(sum, course.test_images)),
+    )
+
+
+def price_probes(ledger: Ledger, seed: int, last: VisitFacts) -> list[PricedVisit]:
     """Price the largest visit of each kind on each kind of device, so that a number that it lacks is missed now.
 
     Raises:

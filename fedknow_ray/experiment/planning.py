@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import RunDirectoryError, UserError
@@ -20,6 +21,8 @@ from fedknow_ray.results.comparison import PLAN_FILE, PLAN_VERSION, Case, Plan, 
 from fedknow_ray.results.store import SUMMARY_FILE, temporary_path
 
 _MOST_SHOWN = 3
+
+RunT = TypeVar("RunT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +134,7 @@ def is_made(folder: Path) -> bool:
     return (folder / SUMMARY_FILE).is_file()
 
 
-def refuse_other_configs(folders: Mapping[RunId, Path], configs: Mapping[RunId, RunConfig]) -> None:
+def refuse_other_configs(folders: Mapping[RunT, Path], configs: Mapping[RunT, RunConfig]) -> None:
     """Refuse to mix runs of this plan with runs that were made with another config.
 
     Raises:

@@ -9,12 +9,10 @@ In the folder *out*: `configs/NAME.yaml` and `inputs` what each run is made from
 from __future__ import annotations
 
 import json
-import shutil
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fedknow_ray.config.loading import dump_yaml
 from fedknow_ray.config.model import RunConfig
@@ -24,6 +22,7 @@ from fedknow_ray.experiment.assembly import Parts, open_data, put_together
 from fedknow_ray.experiment.catalogue import devices_with
 from fedknow_ray.experiment.compare import claimed, default_jobs
 from fedknow_ray.experiment.differences import differences
+from fedknow_ray.experiment.making import RunsWatcher, make_runs
 from fedknow_ray.experiment.planning import is_made
 from fedknow_ray.experiment.run import Overrides, read_config
 from fedknow_ray.experiment.stress_card import CardRow, Outcome, card_row, failed_row, mean_accuracy, outcome_of
@@ -34,24 +33,10 @@ from fedknow_ray.federation.arriving import make_engine
 from fedknow_ray.federation.flight import Flight
 from fedknow_ray.federation.steps import Closed
 from fedknow_ray.results import load, write_atomically
-from fedknow_ray.results.store import CONFIG_FILE
 
 CALM = "calm"
 CARD_FILE = "card.json"
 _CONFIGS, _INPUTS, _RUNS = "configs", "inputs", "runs"
-
-
-class StressWatcher(Protocol):
-    """Is told how a suite gets on; the command line draws its display from it."""
-
-    def planned(self, runs: int, made: int) -> None:
-        """So many runs are asked for, and so many of them were made before."""
-
-    def started(self, name: str) -> None:
-        """A run has started."""
-
-    def ended(self, name: str, failure: Failure | None) -> None:
-        """A run has ended, with a summary or with a failure; the others go on."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +72,7 @@ class Card:
 def run_suite(
     path: Path,
     out: Path,
-    watcher: StressWatcher,
+    watcher: RunsWatcher,
     *,
     overrides: Overrides = (),
     only: Sequence[str] = (),
@@ -119,11 +104,12 @@ def run_suite(
         configs = _write_configs(out, stresses, calm)
         pending = [name for name in configs if not _is_made_with(out / _RUNS / name, configs[name])]
         watcher.planned(len(configs), len(configs) - len(pending))
+        orders = {name: RunOrder(str(_config_path(out, name)), (), str(out / _RUNS / name)) for name in pending}
         if workers is not None:
-            failures = _make_runs(out, pending, workers, watcher)
+            failures = make_runs(orders, workers, watcher)
         else:
             with ProcessWorkers(min(jobs or default_jobs(configs.values()), max(1, len(pending)))) as processes:
-                failures = _make_runs(out, pending, processes, watcher)
+                failures = make_runs(orders, processes, watcher)
         if CALM in failures:
             kind = WorkerError if failures[CALM].is_ours else UserError
             raise kind(f"the calm run failed, and a card is against it\n{failures[CALM].message.strip()}")
@@ -197,28 +183,6 @@ def _write_configs(out: Path, stresses: Mapping[str, Stress], calm: Calm) -> dic
 
 def _is_made_with(folder: Path, config: RunConfig) -> bool:
     return is_made(folder) and not any(differences(load(folder).config, config.to_dict(), absent="absent"))
-
-
-def _make_runs(out: Path, names: Sequence[str], workers: Workers, watcher: StressWatcher) -> dict[str, Failure]:
-    """Make the runs, some at once; return those that failed."""
-    waiting, under_way = deque(names), dict[str, str]()
-    failures: dict[str, Failure] = {}
-    while waiting or under_way:
-        while waiting and workers.has_room():
-            name = waiting.popleft()
-            folder = out / _RUNS / name
-            if (folder / CONFIG_FILE).exists():
-                # of a run that was stopped, failed, or was made from an earlier version of the stress
-                shutil.rmtree(folder)
-            under_way[str(folder)] = name
-            workers.start(RunOrder(str(_config_path(out, name)), (), str(folder)))
-            watcher.started(name)
-        for order, failure in workers.wait(None):
-            name = under_way.pop(order.out)
-            if failure is not None:
-                failures[name] = failure
-            watcher.ended(name, failure)
-    return failures
 
 
 def _make_card(out: Path, stresses: Mapping[str, Stress], failures: Mapping[str, Failure]) -> Card:

@@ -18,6 +18,7 @@ from typing import Any
 from fedknow_ray.config.model import FleetEntry, RunConfig
 from fedknow_ray.config.network import LinkOverrides
 from fedknow_ray.config.yaml import format_yaml
+from fedknow_ray.experiment.apportionment import apportion
 from fedknow_ray.experiment.stress_file import ClientsChange, LinkStep, Stress, run_share
 from fedknow_ray.simulation.device import Device
 from fedknow_ray.simulation.trace import HEADER, BandwidthTrace, read_trace
@@ -78,23 +79,6 @@ def stressed_config(stress: Stress, calm: Calm, folder: Path) -> Stressed:
     return Stressed(plain, {place / name: text for name, text in fleet.files.items()})
 
 
-def changed_counts(counts: Sequence[int], wanted: int) -> list[int]:
-    """Return how many of *wanted* clients, at most all, fall to each entry of the fleet, by largest remainder.
-
-    Of equal remainders the first entry's is larger.
-
-    >>> changed_counts([8, 2, 8, 2], 4)
-    [2, 0, 2, 0]
-    """
-    clients = sum(counts)
-    # in whole numbers: the quota of an entry is count * wanted / clients
-    found = [count * wanted // clients for count in counts]
-    order = sorted(range(len(counts)), key=lambda index: (-(counts[index] * wanted % clients), index))
-    for index in order[: wanted - sum(found)]:
-        found[index] += 1
-    return found
-
-
 class _Fleet:
     """Makes the entries of the stressed fleet; `files` are what they need, by path in the stress's folder."""
 
@@ -107,7 +91,7 @@ class _Fleet:
         fleet, clients = self._calm.config.fleet, self._calm.config.scenario.clients
         wanted = max(1, int(self._change.share * clients + 0.5))
         entries = []
-        for entry, changed in zip(fleet, changed_counts([e.count for e in fleet], wanted), strict=True):
+        for entry, changed in zip(fleet, apportion([e.count for e in fleet], wanted), strict=True):
             if changed < entry.count:
                 entries.append({**_plain(entry), "count": entry.count - changed})
             if changed:

@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from fedknow_ray.cli.app import app
-from fedknow_ray.cli.compare import closing_table, raise_failures
+from fedknow_ray.cli.compare import closing_table
+from fedknow_ray.cli.runs_display import raise_failures
 from fedknow_ray.errors import UserError, WorkerError
 from fedknow_ray.experiment.grid import RunId
 from fedknow_ray.experiment.workers import Failure

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from small import TEXT, write_config
 
 from fedknow_ray.config.model import FleetEntry, RunConfig
@@ -21,7 +19,7 @@ from fedknow_ray.experiment.catalogue import devices_with
 from fedknow_ray.experiment.run import read_config
 from fedknow_ray.experiment.stress import calm_of, tell
 from fedknow_ray.experiment.stress_card import Toll, feels, toll_of
-from fedknow_ray.experiment.stress_config import Calm, changed_counts, stressed_config, trace_text
+from fedknow_ray.experiment.stress_config import Calm, stressed_config, trace_text
 from fedknow_ray.experiment.stress_file import Stress, read_stresses
 from fedknow_ray.results.schema import VISITS
 from fedknow_ray.simulation.trace import BandwidthTrace, parse_trace, read_trace
@@ -39,28 +37,6 @@ def calm(tmp_path: Path) -> Calm:
 def stress(**what: object) -> Stress:
     tree = {"name": "heat", "title": "T", "does": "D.", "differs_in": "time_ratio", **what}
     return Stress.model_validate_json(json.dumps(tree))
-
-
-@pytest.mark.parametrize(
-    ("counts", "wanted", "changed"),
-    [
-        ([8, 2, 8, 2], 4, [2, 0, 2, 0]),
-        ([2, 2, 2, 2], 4, [1, 1, 1, 1]),
-        ([5, 5], 1, [1, 0]),
-        ([1, 2], 3, [1, 2]),
-    ],
-)
-def test_changes_are_spread_over_the_entries_by_largest_remainder(counts, wanted, changed):
-    assert changed_counts(counts, wanted) == changed
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.data())
-def test_changes_are_never_more_than_an_entry_has_and_add_up(counts: list[int], data: st.DataObject):
-    wanted = data.draw(st.integers(1, sum(counts)))
-    changed = changed_counts(counts, wanted)
-    assert all(0 <= part <= count for part, count in zip(changed, counts, strict=True))
-    assert sum(changed) == wanted
 
 
 def test_set_replaces_a_value_and_add_appends_with_times_of_the_calm_run(calm: Calm):
