@@ -75,6 +75,7 @@ def read_points(
     }
     points: dict[PointId, RunConfig] = {}
     for method, base in bases.items():
+        faults += _own_sequences(base, tasks)
         for number in axes.clients if base is not None else ():
             faults += _named_clients(base, number)
             for count in axes.tasks:
@@ -123,6 +124,17 @@ def _named_clients(base: RunConfig | None, clients: int) -> Iterator[Fault]:
     for key, instead in names_clients(base):
         message = f"names clients by their ids, which are those of the config's own {own} clients; {instead}"
         yield Fault(f"--clients {clients}", key, message)
+
+
+def _own_sequences(base: RunConfig | None, tasks: str) -> Iterator[Fault]:
+    """Yield a fault for what says by itself how many tasks a client learns."""
+    if base is None:
+        return
+    where, told = f"--tasks {tasks}", "says how many tasks a client learns one after the other, whatever --tasks says"
+    if isinstance(base.scenario.task_order, tuple):
+        yield Fault(where, "scenario.task_order", f"{told}; same or shuffled has as many as there are")
+    if base.task_arrival.trace is not None:
+        yield Fault(where, "task_arrival.trace", f"{told}; every_s is for any number")
 
 
 def _read_axis(option: str, text: str, faults: list[Fault]) -> tuple[int, ...]:

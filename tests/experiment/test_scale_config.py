@@ -125,3 +125,11 @@ def test_config_that_names_clients_is_for_its_own_number_of_them(tmp_path: Path,
 
 def test_missing_file_is_told_once(tmp_path: Path):
     assert len(faults(tmp_path / "no.yaml", "3", "2", ["fedavg", "fedknow"])) == 1
+
+
+def test_sequences_of_their_own_length_are_refused(tmp_path: Path):
+    told = "says how many tasks a client learns one after the other, whatever --tasks says"
+    listed = faults(write_config(tmp_path), "3", "2", sets=["scenario.task_order=[0, 1, 0]"])
+    assert listed == [f"--tasks 2: scenario.task_order: {told}; same or shuffled has as many as there are"]
+    traced = faults(write_config(tmp_path), "3", "2", sets=["task_arrival={trace: a.csv}"])
+    assert traced == [f"--tasks 2: task_arrival.trace: {told}; every_s is for any number"]
