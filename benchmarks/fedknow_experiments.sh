@@ -43,6 +43,8 @@ for name in "$@"; do
     choice)
         compare "$name" cifar100-micro --methods fedknow --seeds 5 --set scenario.tasks=5 --set method.signature_tasks=2 \
             --vary method.selection=wasserstein,wasserstein_sorted,cosine,oldest,random
+        compare "$name" cifar100-micro --methods fedknow --seeds 5 --set scenario.tasks=5 --set method.signature_tasks=2 \
+            --vary method.selection=wasserstein --each method.signature_tasks=10
         ;;
     variants)
         compare "$name" cifar100-micro --methods fedavg,fedknow,local --seeds 5 \
