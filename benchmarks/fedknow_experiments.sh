@@ -20,11 +20,11 @@ compare() { # compare FOLDER CONFIG OPTION...
 
 # The knowledge and the own model as the paper has them, no second use: what a setting changes is seen by itself.
 plain() { # plain FOLDER CONFIG OPTION...
-    compare "$@" --seeds 3 --set method.second_use=off --set method.own_model=last_visit \
+    compare "$@" --set method.second_use=off --set method.own_model=last_visit \
         --set method.stored_bits=32 --set method.retained_fraction=0.1 --set method.retrain_epochs=2
 }
-mini() { plain mini cifar100-mini "$@"; }
-micro() { plain micro cifar100-micro "$@"; }
+mini() { plain mini cifar100-mini --seeds 3 "$@"; }
+micro() { plain micro cifar100-micro --seeds 5 "$@"; }
 
 for name in "$@"; do
     case $name in
@@ -41,11 +41,11 @@ for name in "$@"; do
             --set scenario.tasks=10 --set training.rounds_per_task=1
         ;;
     choice)
-        compare "$name" cifar100-micro --methods fedknow --seeds 3 --set scenario.tasks=5 --set method.signature_tasks=2 \
+        compare "$name" cifar100-micro --methods fedknow --seeds 5 --set scenario.tasks=5 --set method.signature_tasks=2 \
             --vary method.selection=wasserstein,wasserstein_sorted,cosine,oldest,random
         ;;
     variants)
-        compare "$name" cifar100-micro --methods fedavg,fedknow,local --seeds 3 \
+        compare "$name" cifar100-micro --methods fedavg,fedknow,local --seeds 5 \
             --vary method.variant=tuned,paper,authors_code
         ;;
     integration)

@@ -109,7 +109,7 @@ def make_scenario(work: workload.Workload) -> Scenario:
         classes_per_task=workload.CLASSES,
         clients=work.clients,
         label_to_row=np.arange(workload.CLASSES),
-        task_order_NT=np.zeros((work.clients, 1), np.int64),
+        sequences=((0,),) * work.clients,
         train_by_task=tuple(map(tuple, own)),
         test_by_task=((np.zeros(1, np.int64),),) * work.clients,
     )

@@ -109,9 +109,13 @@ def report(run_dir: Path) -> None:
 @click.option("--data", is_flag=True, help="Open the data set as well, and deal it to the clients.")
 def validate(config: Path, overrides: Sequence[str], data: bool) -> None:
     """Check CONFIG and list all of its faults at once; exit status 2 if there are any."""
+    from fedknow_ray.experiment.conditions import build_arrivals, build_conditions
     from fedknow_ray.experiment.run import read_config
 
     resolved = read_config(config, overrides)
+    # trace files are a user's as the config is
+    build_conditions(resolved)
+    build_arrivals(resolved)
     if data:
         from fedknow_ray.experiment.assembly import open_data, put_together
 

@@ -113,6 +113,19 @@ def _classes_suffice(config: CommonConfig, catalogue: Catalogue) -> Findings:
         )
 
 
+def _order_names_tasks(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    order, tasks = config.scenario.task_order, config.scenario.tasks
+    if config.task_arrival.trace is not None and order != "same":
+        yield ("scenario", "task_order"), "task_arrival.trace says the order of each client's tasks; leave this out"
+    elif isinstance(order, tuple):
+        for position, task in enumerate(order):
+            if task >= tasks:
+                yield (
+                    ("scenario", "task_order", position),
+                    f"there is no task {task}: scenario.tasks is {tasks}, so they are 0 to {tasks - 1}",
+                )
+
+
 def _model_suits_data(config: CommonConfig, catalogue: Catalogue) -> Findings:
     dataset, name = _dataset(config, catalogue), config.model.name
     if dataset is None or name not in catalogue.models:
@@ -212,7 +225,7 @@ def _members_stay(config: CommonConfig, catalogue: Catalogue) -> Findings:
 def _failures_can_happen(config: CommonConfig, catalogue: Catalogue) -> Findings:
     rounds = config.training.rounds_per_task if isinstance(config.policy, SynchronousPolicy | DeadlinePolicy) else None
     scenario = config.scenario
-    yield from failure_findings(config.failures, clients=scenario.clients, tasks=scenario.tasks, rounds=rounds)
+    yield from failure_findings(config.failures, clients=scenario.clients, tasks=scenario.places, rounds=rounds)
 
 
 def _clock_is_calibrated(config: CommonConfig, catalogue: Catalogue) -> Findings:
@@ -232,6 +245,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("scenario.dataset", "scenario.data_root"), _dataset_is_known),
     (("scenario.dataset", "scenario.source"), _source_has_dataset),
     (("scenario.dataset", "scenario.tasks", "scenario.classes_per_task"), _classes_suffice),
+    (("scenario.task_order", "scenario.tasks", "task_arrival"), _order_names_tasks),
     (("scenario.dataset", "model.name"), _model_suits_data),
     (("training.client_fraction", "scenario.clients", "policy"), _somebody_visits),
     (("training.batch_size", "scenario.samples_per_client"), _batch_fits_samples),
@@ -246,7 +260,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("outages", "scenario.clients", "fleet"), _outages_add_up),
     (("fleet",), _members_stay),
     (
-        ("failures", "scenario.clients", "scenario.tasks", "training.rounds_per_task", "policy"),
+        ("failures", "scenario.clients", "scenario.tasks", "scenario.task_order", "training.rounds_per_task", "policy"),
         _failures_can_happen,
     ),
     (("clock", "host_device"), _clock_is_calibrated),

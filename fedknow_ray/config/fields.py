@@ -66,3 +66,5 @@ Packing = Annotated[int | Literal["auto"], BeforeValidator(_packing)]
 """Clients in one actor: a number, or "auto"."""
 Cohort = Annotated[tuple[Index, ...], Field(min_length=1), AfterValidator(_distinct)]
 """The clients of one round, each once."""
+TaskSequence = Annotated[tuple[Index, ...], Field(min_length=1)]
+"""Tasks one after the other, each by its number from 0; one may come again."""

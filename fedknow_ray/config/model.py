@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny
 
+from fedknow_ray.config.arrival import TaskArrivalConfig
 from fedknow_ray.config.availability import AlwaysAvailability, AvailabilityConfig, FailuresConfig, OutageConfig
 from fedknow_ray.config.compression import CompressionConfig, NoCompression
 from fedknow_ray.config.fields import (
@@ -29,6 +30,7 @@ from fedknow_ray.config.fields import (
     Positive,
     Seed,
     SizeBytes,
+    TaskSequence,
 )
 from fedknow_ray.config.network import LinkOverrides, NetworkConfig
 from fedknow_ray.config.policy import PolicyConfig, SynchronousPolicy
@@ -76,8 +78,14 @@ class ScenarioConfig(Frozen):
     partition: Annotated[ShardsPartition | IidPartition, Field(discriminator="name")] = ShardsPartition()
     samples_per_client: Count | None = 240
     """Training examples of one client in one task; null takes all that its partition gives."""
-    task_order: Literal["same", "shuffled"] = "same"
-    """shuffled: every client learns the tasks in an order of its own."""
+    task_order: Literal["same", "shuffled"] | TaskSequence = "same"
+    """shuffled: every client learns the tasks in an order of its own; a list of tasks, from 0, is the sequence of all
+    clients, in which a task may recur."""
+
+    @property
+    def places(self) -> int:
+        """How many tasks a client learns one after the other, those that recur counted each time."""
+        return len(self.task_order) if isinstance(self.task_order, tuple) else self.tasks
 
 
 class ModelConfig(Frozen):
@@ -183,6 +191,8 @@ class CommonConfig(Frozen):
     drop_client: its client leaves for good; evict_oldest_knowledge: its client throws away the knowledge of its oldest
     tasks until the visit fits, and else it is lost."""
     policy: PolicyConfig = SynchronousPolicy()
+    task_arrival: TaskArrivalConfig = TaskArrivalConfig()
+    """When a client comes to its next task: with all others, or at a time of its own."""
     clock: Literal["virtual", "measured"] = "virtual"
     """virtual: seconds follow from the work; measured: from the host's processor seconds, and no two runs agree."""
     host_device: Name | None = None
@@ -209,10 +219,12 @@ class RunConfig(CommonConfig):
         """Return the config in the shape of its YAML file: plain values, every key present.
 
         `devices_path` alone is left out where it is null, so that a run of shipped devices is what it was without it;
-        and of the fleet's entries what is null, which is as the rest of the config has it.
+        and of the fleet's entries what is null, which is as the rest of the config has it. Of `task_arrival` the one
+        key that holds is there.
         """
         plain = self.model_dump(mode="json")
         plain["fleet"] = [entry.model_dump(mode="json", exclude_none=True) for entry in self.fleet]
+        plain["task_arrival"] = self.task_arrival.plain()
         method = {"name": self.method.name, **self.method.hyper.model_dump(mode="json")}
         order = (
             "seed",
@@ -229,6 +241,7 @@ class RunConfig(CommonConfig):
             "failures",
             "on_out_of_memory",
             "policy",
+            "task_arrival",
             "clock",
             "host_device",
             "placement",

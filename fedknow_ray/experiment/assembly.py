@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import DataError
 from fedknow_ray.experiment.catalogue import devices_with
-from fedknow_ray.experiment.conditions import build_conditions, build_policy, build_slow_down
+from fedknow_ray.experiment.conditions import build_arrivals, build_conditions, build_policy, build_slow_down
 from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.decisions import Policy
 from fedknow_ray.federation.ledger import Ledger, PricedVisit
@@ -118,13 +118,16 @@ def make_assembly(config: RunConfig, labels: Labels) -> Assembly:
     """Return what a worker needs to know of a run besides the images.
 
     Raises:
+        ConfigError: if a trace of tasks cannot be read.
         DataError: if the data does not suffice for the scenario.
     """
+    arrivals = build_arrivals(config)
     return Assembly(
         config=config,
         model=MODELS.get(config.model.name),
         method=METHODS.get(config.method.name),
-        scenario=build_scenario(config.scenario, labels, config.seed),
+        scenario=build_scenario(config.scenario, labels, config.seed, None if arrivals is None else arrivals.tasks),
+        arrives_s=None if arrivals is None else arrivals.times_s,
         height=labels.info.height,
         width=labels.info.width,
         channels=labels.info.channels,
@@ -157,16 +160,20 @@ def outline(assembly: Assembly) -> Outline:
 def _course(assembly: Assembly) -> Course:
     config, scenario = assembly.config, assembly.scenario
     images, test_images = (
-        tuple(tuple(len(indices(client, task)) for task in range(scenario.tasks)) for client in range(scenario.clients))
+        tuple(
+            tuple(len(indices(client_id, place)) for place in range(len(sequence)))
+            for client_id, sequence in enumerate(scenario.sequences)
+        )
         for indices in (scenario.train_indices, scenario.test_indices)
     )
     return Course(
         seed=config.seed,
-        tasks=config.scenario.tasks,
+        tasks=max(map(len, scenario.sequences)),
         rounds_per_task=config.training.rounds_per_task,
         classes=config.scenario.classes_per_task,
         images=images,
         test_images=test_images,
+        arrives_s=assembly.arrives_s,
     )
 
 

@@ -136,8 +136,10 @@ class _States:
         self._paths: dict[str, Path] = {}
 
     def boundaries(self, run: RunId) -> list[Boundary]:
-        """Return the boundaries of a run's course, in order."""
-        tasks = range(self._configs[run].scenario.tasks)
+        """Return the boundaries of a run's course, in order; none where tasks come to each client by time."""
+        if not self._configs[run].task_arrival.in_lockstep:
+            return []
+        tasks = range(self._configs[run].scenario.places)
         return [Boundary(task_index, finished) for task_index in tasks for finished in (False, True)]
 
     def past(self, run: RunId) -> tuple[str, ...]:

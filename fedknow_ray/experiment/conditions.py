@@ -1,5 +1,5 @@
-"""The conditions and the policy of a run, from its config: links, when clients are there, which visits fail, and who
-visits when."""
+"""The conditions and the policy of a run, from its config: links, when clients are there, which visits fail, who visits
+when, and when tasks come. Trace files are read here."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from fedknow_ray.federation.policies import RoundRules, Rounds
 from fedknow_ray.federation.scheduler import SlowDown
 from fedknow_ray.federation.selection import make_selection
 from fedknow_ray.federation.traffic import Conditions, OnOutOfMemory
+from fedknow_ray.scenario.arrivals import Arrivals, arrivals_every, read_arrivals
+from fedknow_ray.scenario.scenario import sequences_of
 from fedknow_ray.seeding import stream
 from fedknow_ray.simulation.availability import AlwaysOn, Availability, Markov, Patterned, duty_cycle, random_offsets
 from fedknow_ray.simulation.availability_gaps import Membership, Outage, Outages
@@ -52,6 +54,18 @@ def build_conditions(config: RunConfig) -> Conditions:
     )
 
 
+def build_arrivals(config: RunConfig) -> Arrivals | None:
+    """Return when clients come to their tasks; None in lockstep.
+
+    Raises:
+        ConfigError: if a trace cannot be read.
+    """
+    arrival, scenario = config.task_arrival, config.scenario
+    if arrival.trace is not None:
+        return read_arrivals(arrival.trace, scenario.clients, scenario.tasks)
+    return None if arrival.every_s is None else arrivals_every(arrival.every_s, sequences_of(scenario, config.seed))
+
+
 def build_links(network: NetworkConfig, fleet: Sequence[FleetEntry]) -> tuple[Link, ...]:
     """Return the link of each client, in client order; traces are read once each.
 
@@ -74,7 +88,8 @@ def build_policy(config: RunConfig, availability: Availability) -> Policy:
     """Return who visits when, and whose updates make the next broadcast."""
     policy, needed = config.policy, config.clients_per_round
     selection = make_selection(policy.selection, availability=availability, seed=config.seed)
-    rounds = config.training.rounds_per_task
+    # where tasks come by time, each client's visits are counted by the engine
+    rounds = config.training.rounds_per_task if config.task_arrival.in_lockstep else None
     match policy:
         case SynchronousPolicy():
             started = needed if policy.cohorts is None else max(map(len, policy.cohorts))
@@ -85,7 +100,7 @@ def build_policy(config: RunConfig, availability: Availability) -> Policy:
             return Rounds(rules, selection)
         case FedBuffPolicy() | FedAsyncPolicy():
             concurrency = needed if policy.concurrency is None else policy.concurrency
-            pace = Pace(rounds * needed, concurrency, policy.staleness_exponent)
+            pace = Pace(None if rounds is None else rounds * needed, concurrency, policy.staleness_exponent)
             if isinstance(policy, FedBuffPolicy):
                 return FedBuff(selection, pace, buffer_size=policy.buffer_size, server_lr=policy.server_lr)
             return FedAsync(selection, pace, mixing=policy.mixing)

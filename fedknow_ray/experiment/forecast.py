@@ -18,6 +18,7 @@ from fedknow_ray.errors import UserError
 from fedknow_ray.experiment.assembly import Outline, make_assembly, open_labels, outline
 from fedknow_ray.experiment.grid import read_grid
 from fedknow_ray.experiment.run import read_config
+from fedknow_ray.federation.arriving import make_engine
 from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.engine import Engine
 from fedknow_ray.federation.flight import Flight
@@ -139,27 +140,45 @@ def forecast(config: RunConfig, labels: Labels) -> Forecast:
         UserError: if the data does not suffice, or a device lacks a number that the run needs.
     """
     planned = outline(make_assembly(config, labels))
-    rows, tasks, events, end_s = list[VisitRow](), list[TaskForecast](), list[Happened](), 0.0
-    engine = Engine(planned.course, planned.ledger, planned.policy, planned.conditions)
+    engine = make_engine(planned.course, planned.ledger, planned.policy, planned.conditions)
+    tell, events = _in_lockstep if planned.course.arrives_s is None else _by_time, list[Happened]()
+    tasks = tell(planned, engine, events)
+    rows = [row for _, made in tasks for row in made]
+    return Forecast(
+        method=config.method.name,
+        virtual_time_s=engine.now_s,
+        upload_bytes=sum(row.upload_bytes for row in rows),
+        download_bytes=sum(row.download_bytes for row in rows),
+        energy_j=_energy_j(rows),
+        unknown_watts=tuple(sorted({row.device for row in rows if row.energy_j is None})),
+        tasks=tuple(task for task, _ in tasks),
+        memory=tuple(_memory(planned, events)),
+    )
+
+
+def _in_lockstep(planned: Outline, engine: Engine, events: list[Happened]) -> list[tuple[TaskForecast, list[VisitRow]]]:
+    """Return the tasks one after the other, each with the visits that are made in it; add the events."""
+    found, end_s = [], 0.0
     for task_index in range(planned.course.tasks):
         start_s = end_s
         steps = list(engine.rounds(task_index))
         steps += engine.finish(task_index, engine.trained)
         end_s = engine.now_s
-        made = [flight.row(None) for flight in _closed(steps)]
-        tasks.append(_task(task_index, start_s, end_s, made))
-        rows += made
-        events += [step for step in steps if isinstance(step, Happened)]
-    return Forecast(
-        method=config.method.name,
-        virtual_time_s=end_s,
-        upload_bytes=sum(row.upload_bytes for row in rows),
-        download_bytes=sum(row.download_bytes for row in rows),
-        energy_j=_energy_j(rows),
-        unknown_watts=tuple(sorted({row.device for row in rows if row.energy_j is None})),
-        tasks=tuple(tasks),
-        memory=tuple(_memory(planned, events)),
-    )
+        made = [flight.row(None) for flight in _closed(steps, events)]
+        found.append((_task(task_index, start_s, end_s, made), made))
+    return found
+
+
+def _by_time(planned: Outline, engine: Engine, events: list[Happened]) -> list[tuple[TaskForecast, list[VisitRow]]]:
+    """Return the places of the clients' sequences, each from its first visit to the end of its last; add the events."""
+    flights = list(_closed(engine.tell(), events))
+    found = []
+    for place in range(planned.course.tasks):
+        of_place = [flight for flight in flights if flight.priced.order.facts.task_index == place]
+        made = [flight.row(None) for flight in of_place]
+        start_s, end_s = min((f.start_s for f in of_place), default=0.0), max((f.end_s for f in of_place), default=0.0)
+        found.append((_task(place, start_s, end_s, made), made))
+    return found
 
 
 def _overrides(path: Path, overrides: Sequence[str], methods: Sequence[str] | None) -> list[list[str]]:
@@ -169,10 +188,13 @@ def _overrides(path: Path, overrides: Sequence[str], methods: Sequence[str] | No
     return [[*case.overrides, *grid.seed_sets] for case in grid.cases()]
 
 
-def _closed(steps: Iterable[Step]) -> Iterator[Flight]:
+def _closed(steps: Iterable[Step], events: list[Happened]) -> Iterator[Flight]:
+    """Yield the flights that steps close, and add to the events those that they tell of."""
     for step in steps:
         if isinstance(step, Closed):
             yield from step.flights
+        elif isinstance(step, Happened):
+            events.append(step)
 
 
 def _task(task_index: int, start_s: float, end_s: float, rows: Sequence[VisitRow]) -> TaskForecast:

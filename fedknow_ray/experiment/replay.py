@@ -271,7 +271,7 @@ class Replay:
         told = Told()
         engine = Engine(*self._parts())
         try:
-            for task_index in range(self.config.scenario.tasks):
+            for task_index in range(self.config.scenario.places):
                 for step in engine.rounds(task_index):
                     told.add(step, (task_index, False))
                 for step in engine.finish(task_index, engine.trained):
@@ -298,10 +298,10 @@ class Replay:
         """Return what tells a course; a policy remembers, so each telling has one of its own."""
         config = self.config
         scenario, conditions = config.scenario, build_conditions(config)
-        images = ((_IMAGES,) * scenario.tasks,) * scenario.clients
+        images = ((_IMAGES,) * scenario.places,) * scenario.clients
         course = Course(
             seed=config.seed,
-            tasks=scenario.tasks,
+            tasks=scenario.places,
             rounds_per_task=config.training.rounds_per_task,
             classes=scenario.classes_per_task,
             images=images,

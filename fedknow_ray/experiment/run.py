@@ -172,9 +172,11 @@ def _check_save_at(
     """Refuse boundaries that the run never comes to, before it starts, and make the folder for the others."""
     if not save_at:
         return
+    if not config.task_arrival.in_lockstep:
+        raise UserError("a run can be saved between tasks, and with this task_arrival they come to each client by time")
     if folder is None:
         raise UserError("save_at needs checkpoints, the folder to save in")
-    last = Boundary(config.scenario.tasks - 1, True)
+    last = Boundary(config.scenario.places - 1, True)
     missed = [b for b in sorted(save_at) if b > last or b.task_index < 0 or (past and b <= past.state.boundary)]
     if missed:
         start = "the beginning" if past is None else str(past.state.boundary)

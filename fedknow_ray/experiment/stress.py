@@ -30,7 +30,7 @@ from fedknow_ray.experiment.stress_card import CardRow, Outcome, card_row, faile
 from fedknow_ray.experiment.stress_config import Calm, stressed_config
 from fedknow_ray.experiment.stress_file import Stress, read_stresses
 from fedknow_ray.experiment.workers import Failure, ProcessWorkers, RunOrder, Workers
-from fedknow_ray.federation.engine import Engine
+from fedknow_ray.federation.arriving import make_engine
 from fedknow_ray.federation.flight import Flight
 from fedknow_ray.federation.steps import Closed
 from fedknow_ray.results import load, write_atomically
@@ -153,12 +153,8 @@ def calm_of(config: RunConfig) -> Calm:
 
 def tell(parts: Parts) -> tuple[list[Flight], float]:
     """Return the visits of a run in the order in which they are recorded, and its virtual seconds, without training."""
-    engine = Engine(parts.course, parts.ledger, parts.policy, parts.conditions)
-    flights: list[Flight] = []
-    for task_index in range(parts.course.tasks):
-        steps = list(engine.rounds(task_index))
-        steps += engine.finish(task_index, engine.trained)
-        flights += [flight for step in steps if isinstance(step, Closed) for flight in step.flights]
+    engine = make_engine(parts.course, parts.ledger, parts.policy, parts.conditions)
+    flights = [flight for step in engine.tell() if isinstance(step, Closed) for flight in step.flights]
     return flights, engine.now_s
 
 

@@ -32,7 +32,7 @@ from fedknow_ray.results.store import ResultStore, RunDirectory, tables_of
 from fedknow_ray.simulation.device import Device
 
 #: Sections that decide what is learnt: no replay can tell what they do.
-TRAINING = ("seed", "scenario", "model", "method", "training", "compression")
+TRAINING = ("seed", "scenario", "model", "method", "training", "compression", "task_arrival")
 #: Keys of the host alone, and of clocks that no replay can tell.
 HOST = ("placement", "clock", "host_device")
 
@@ -139,6 +139,9 @@ def what_if(run_dir: str | Path, overrides: Sequence[str] | Mapping[str, Any] = 
     training = next((change.key for change in changes if _section(change) in TRAINING), None)
     if training is not None:
         return Answer(run, changed, devices, changes, f"{training} decides what is learnt", None)
+    if not config.task_arrival.in_lockstep:
+        by_time = "tasks come to each client by time, so who trains what with whom turns on all seconds"
+        return Answer(run, changed, devices, changes, by_time, None)
     visits = RecordedVisits.of(run)
     as_it_was = _check_record(run, Replay(config, visits, recorded_config.devices(config)))
     replay = Replay(changed, visits, devices)

@@ -32,10 +32,11 @@ from fedknow_ray.federation.selection import Selection
 class Pace:
     """How many work at once, and for how long: *concurrency* clients, until *budget* visits of a task have begun.
 
-    *staleness_exponent* is a of the discount.
+    *budget* None where tasks come to each client by time: until no client has more to come. *staleness_exponent* is a
+    of the discount.
     """
 
-    budget: int
+    budget: int | None
     concurrency: int
     staleness_exponent: float
 
@@ -54,8 +55,16 @@ class Asynchronous(ABC):
         self._since: list[Flight] = []
         self._wakes_s = math.inf
 
+    in_rounds = False
+
     def rounds_of_a_task(self) -> int:
-        """Return the budget: each visit has an index of its own."""
+        """Return the budget: each visit has an index of its own.
+
+        Raises:
+            ValueError: if it is not the policy's affair.
+        """
+        if self._pace.budget is None:
+            raise ValueError("where tasks come by time a policy does not know how many visits they have")
         return self._pace.budget
 
     def task_begins(self, view: View) -> list[Decision]:
@@ -78,7 +87,11 @@ class Asynchronous(ABC):
         if view.now_s < self._wakes_s:
             return []
         self._wakes_s = math.inf
-        return self._fill(view)
+        return self._go_on(view)
+
+    def freed(self, view: View) -> list[Decision]:
+        """Start those that have come free, if there is a place for them."""
+        return self._go_on(view)
 
     def round_closed(self, view: View) -> list[Decision]:
         """Go on: a row of `rounds` ends nothing here."""
@@ -102,11 +115,16 @@ class Asynchronous(ABC):
     def _ended(self, flight: Flight, view: View) -> list[Decision]:
         self._flying.discard(flight)
         self._since.append(flight)
-        over = self._begun == self._pace.budget and not self._flying
+        return self._go_on(view)
+
+    def _go_on(self, view: View) -> list[Decision]:
+        """Merge what there is to merge, and start the next clients or end the task."""
+        spent = self._begun == self._pace.budget or not view.more_to_come
+        over = spent and not self._flying
         decisions: list[Decision] = []
         if self._buffer and (over or self._enough()):
             decisions.append(self._merge(self._buffer, view))
-        if decisions or over:
+        if decisions or (over and self._since):
             decisions.append(EndRound(self._merges, tuple(self._since), refine=False))
             self._buffer, self._since = [], []
             self._merges += 1
@@ -117,7 +135,8 @@ class Asynchronous(ABC):
 
         Each has a draw of its own, by the number of its visit.
         """
-        places = min(self._pace.concurrency - len(self._flying), self._pace.budget - self._begun)
+        left = math.inf if self._pace.budget is None else self._pace.budget - self._begun
+        places = min(self._pace.concurrency - len(self._flying), left)
         if places <= 0:
             return []
         free = view.free()

@@ -9,7 +9,11 @@ from fedknow_ray.methods.method import VisitFacts
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The size of a run: *images[client][task]* training images, and *test_images*; *classes* head rows of a task."""
+    """The size of a run: *images[client][task]* training images, and *test_images*; *classes* head rows of a task.
+
+    *tasks* of the longest sequence. *arrives_s[client][task]* when a client comes to its tasks, with *rounds_per_task*
+    training visits for each of them; None in lockstep, where all clients have the same number of tasks.
+    """
 
     seed: int
     tasks: int
@@ -17,6 +21,7 @@ class Course:
     classes: int
     images: tuple[tuple[int, ...], ...]
     test_images: tuple[tuple[int, ...], ...]
+    arrives_s: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def clients(self) -> range:

@@ -85,6 +85,13 @@ class View(Protocol):
     def task_index(self) -> int:
         """The task that is being learnt."""
 
+    @property
+    def more_to_come(self) -> bool:
+        """Whether a client has, or will have, more training visits to make than those that are on their way.
+
+        In lockstep it always is so: there the policy itself knows how long a task is.
+        """
+
     def free(self) -> Sequence[int]:
         """Return the clients that take part and make no visit now, ascending."""
 
@@ -114,7 +121,15 @@ class View(Protocol):
 
 
 class Policy(Protocol):
-    """Says who visits when, and whose updates make the next broadcast."""
+    """Says who visits when, and whose updates make the next broadcast.
+
+    Where tasks come to each client by time there is one task, in the policy's eyes, which ends when no client has
+    `more_to_come`; how long a client's own tasks are is not the policy's affair.
+    """
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether updates wait for the end of a round, so that no client can go on with the merged model before."""
 
     def rounds_of_a_task(self) -> int:
         """Return how many indices its `Start` decisions go through in a task."""
@@ -133,6 +148,9 @@ class Policy(Protocol):
 
     def woken(self, view: View) -> list[Decision]:
         """An alarm that was set has come."""
+
+    def freed(self, view: View) -> list[Decision]:
+        """Clients may be free that were not, or nobody has more to come, without a training visit having ended."""
 
     def round_closed(self, view: View) -> list[Decision]:
         """A round is closed, and its refining visits have ended."""

@@ -66,7 +66,7 @@ class Engine:
         self._landed_late: list[Flight] = []
         self._idle_alarms = 0
         self._refining: tuple[EndRound, list[Flight]] | None = None
-        self._planned: dict[tuple[int, bool, Evicted], float] = {}
+        self._planned: dict[tuple[int, int, bool, Evicted], float] = {}
         self._steps: list[Step] = []
 
     # What a policy sees.
@@ -91,6 +91,11 @@ class Engine:
         """When each client's last visit ended."""
         return self._last_visit_s
 
+    @property
+    def more_to_come(self) -> bool:
+        """Whether a client has, or will have, more training visits to make than those that are on their way."""
+        return True
+
     def free(self) -> list[int]:
         """Return the clients that take part and make no visit now, ascending."""
         return self._conditions.availability.members_at(self._traffic.idle, self.now_s)
@@ -106,19 +111,29 @@ class Engine:
 
     def next_on_s(self, client_ids: Sequence[int]) -> float:
         """Return when the first of some clients that make no visit is on; of none given, the first of all."""
-        next_on, idle = self._conditions.availability.next_on, self._traffic.idle
         asked = [c for c in client_ids if c not in self._traffic.busy and c not in self._dropped]
-        return min((next_on(c, self.now_s) for c in (asked if client_ids else idle)), default=math.inf)
+        return min(map(self._next_on_s, asked if client_ids else self._traffic.idle), default=math.inf)
 
     def planned_s(self, client_id: int) -> float:
         """Return how long the client's next training visit would take if nothing happened to it."""
-        key = (client_id, client_id in self._trained, self._evictions.of(client_id))
+        key = (client_id, self._place(client_id), client_id in self._trained, self._evictions.of(client_id))
         if key not in self._planned:
             visit = self._evictions.foreseen(self._priced(VisitKind.TRAIN, client_id, 0))
             self._planned[key] = self._traffic.undisturbed_s(visit)
         return self._planned[key]
 
     # The course of a task.
+
+    def tell(self) -> Iterator[Step]:
+        """Tell a run from its first task to the end of its last.
+
+        Raises:
+            NobodyComes: if no client is ever on again.
+            StuckPolicy: if nothing is left to happen and the policy has not ended a task.
+        """
+        for task_index in range(self._course.tasks):
+            yield from self.rounds(task_index)
+            yield from self.finish(task_index, self.trained)
 
     @property
     def state(self) -> EngineState:
@@ -147,10 +162,7 @@ class Engine:
         while not self._ended:
             occurrence = self._traffic.next()
             if occurrence is None:
-                raise StuckPolicy(
-                    f"task_index {task_index}: at {self.now_s:.6g} s nothing is left to happen, and the policy "
-                    f"{type(self._policy).__name__} has not ended the task"
-                )
+                raise self._stuck()
             if not isinstance(occurrence, Rang):
                 self._landed(occurrence.flight)
             elif occurrence.tag == task_index:
@@ -178,6 +190,12 @@ class Engine:
             yield from self._told()
         self._close(made)
         yield from self._told()
+
+    def _stuck(self) -> StuckPolicy:
+        return StuckPolicy(
+            f"task_index {self._task_index}: at {self.now_s:.6g} s nothing is left to happen, and the policy "
+            f"{type(self._policy).__name__} has not ended the task"
+        )
 
     def _refuse_to_wait_for_ever(self) -> None:
         """Count the alarms that came to nothing while nobody was on the way.
@@ -213,21 +231,16 @@ class Engine:
                 case EndRound():
                     self._end_round(decision)
                 case EndTask():
-                    self._ended = True
-                    self._stop([self._follows.get(f, f) for f in self._traffic.busy.values()])
+                    self._end_task()
+
+    def _end_task(self) -> None:
+        self._ended = True
+        self._stop([self._follows.get(f, f) for f in self._traffic.busy.values()])
 
     def _start(self, client_ids: Sequence[int], round_index: int) -> None:
-        """Begin training visits; a client that has missed the end of a task finishes that first.
-
-        Raises:
-            StuckPolicy: if a task goes on for more rounds than it has.
-        """
-        if round_index >= self._policy.rounds_of_a_task():
-            raise StuckPolicy(
-                f"task_index {self._task_index}: the policy {type(self._policy).__name__} started clients with the "
-                f"index {round_index}, but by its own account a task has {self._policy.rounds_of_a_task()}"
-            )
-        flights = [Flight(self._priced(VisitKind.TRAIN, c, round_index)) for c in client_ids]
+        """Begin training visits; a client that has missed the end of a task finishes that first."""
+        self._refuse_too_many(round_index)
+        flights = [Flight(self._priced(VisitKind.TRAIN, c, self._index_of(c, round_index))) for c in client_ids]
         self._policy.began(flights)
         first = []
         for flight in flights:
@@ -237,6 +250,18 @@ class Engine:
                 self._follows[catching_up] = flight
             first.append(catching_up or flight)
         self._begin(first)
+
+    def _refuse_too_many(self, round_index: int) -> None:
+        """Compare the index of a start with what a task has.
+
+        Raises:
+            StuckPolicy: if a task goes on for more rounds than it has.
+        """
+        if round_index >= self._policy.rounds_of_a_task():
+            raise StuckPolicy(
+                f"task_index {self._task_index}: the policy {type(self._policy).__name__} started clients with the "
+                f"index {round_index}, but by its own account a task has {self._policy.rounds_of_a_task()}"
+            )
 
     def _stop(self, flights: Sequence[Flight]) -> None:
         """End training visits that are too late, and what their clients had to do before them."""
@@ -263,13 +288,18 @@ class Engine:
         done = [flight for flight in decision.flights if not flight.flying]
         self._stragglers.update(flight for flight in decision.flights if flight.flying)
         self._close(done)
-        again = [f.client_id for f in done if f.arrived and f.client_id not in self._traffic.busy]
+        again = [f for f in done if f.arrived and f.client_id not in self._traffic.busy]
         if decision.refine and self._ledger.method.refines and again:
-            refined = [Flight(self._priced(VisitKind.REFINE, c, decision.round_index)) for c in again]
+            refined = [self._refining_of(flight) for flight in again]
             self._refining = decision, refined
             self._begin(refined)
         else:
             self._round_is_over(decision, [])
+
+    def _refining_of(self, flight: Flight) -> Flight:
+        """Return the further visit of a client whose training visit went into the merge."""
+        facts = flight.priced.order.facts
+        return Flight(self._priced(VisitKind.REFINE, flight.client_id, facts.round_index))
 
     def _round_is_over(self, decision: EndRound, refined: Sequence[Flight]) -> None:
         self._close(refined)
@@ -288,7 +318,11 @@ class Engine:
             )
         )
         self._round_start_s = self.now_s
+        self._between_rounds()
         self._decide(self._policy.round_closed(self))
+
+    def _between_rounds(self) -> None:
+        """Begin what comes before the next round."""
 
     def _close(self, flights: Sequence[Flight]) -> None:
         """Say of flights that have ended how long their clients waited, in the order of clients."""
@@ -305,8 +339,25 @@ class Engine:
 
     # Visits.
 
+    def _place(self, client_id: int) -> int:
+        """Return which of its tasks a client learns now."""
+        return self._task_index
+
+    def _index_of(self, client_id: int, round_index: int) -> int:
+        """Return the `round_index` of the visit that a client makes in a policy's round, or start."""
+        return round_index
+
+    @property
+    def _last_index(self) -> int:
+        """The `round_index` of the visits at the end of a task."""
+        return self._policy.rounds_of_a_task()
+
+    def _next_on_s(self, client_id: int) -> float:
+        """Return when a client that makes no visit could begin one."""
+        return self._conditions.availability.next_on(client_id, self.now_s)
+
     def _priced(self, kind: VisitKind, client_id: int, round_index: int, past: Unfinished | None = None) -> PricedVisit:
-        task_index = self._task_index if past is None else past.task_index
+        task_index = self._place(client_id) if past is None else past.task_index
         trained = client_id in self._trained if past is None else past.trained
         facts = self._course.facts(client_id, task_index, round_index, trained_this_task=trained)
         return self._ledger.price(self._evictions.as_it_is(VisitOrder(kind, facts, self._course.seed)))
@@ -316,7 +367,7 @@ class Engine:
         tasks = self._unfinished.get(client_id)
         if not tasks:
             return None
-        visit = self._priced(VisitKind.FINISH_TASK, client_id, self._policy.rounds_of_a_task(), tasks[0])
+        visit = self._priced(VisitKind.FINISH_TASK, client_id, self._last_index, tasks[0])
         return Flight(visit, attempt=tasks[0].tries)
 
     def _begin(self, flights: Sequence[Flight]) -> None:

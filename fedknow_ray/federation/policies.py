@@ -58,10 +58,11 @@ def next_chance_s(client_ids: Sequence[int], view: View) -> float:
 class RoundRules:
     """How a round goes. *needed* updates are waited for; *started* clients are asked, as many or more.
 
-    *deadline_s* from the round's start, None for none. *late* updates are dropped, or kept for the next merge.
+    *rounds_per_task* None where tasks come to each client by time: until no client has more to come. *deadline_s* from
+    the round's start, None for none. *late* updates are dropped, or kept for the next merge.
     """
 
-    rounds_per_task: int
+    rounds_per_task: int | None
     needed: int
     started: int
     deadline_s: float | None = None
@@ -84,8 +85,16 @@ class Rounds:
         self._own_updates = 0
         self._deadline_s = math.inf
 
+    in_rounds = True
+
     def rounds_of_a_task(self) -> int:
-        """Return how many rounds a task has."""
+        """Return how many rounds a task has.
+
+        Raises:
+            ValueError: if its end is not the policy's affair.
+        """
+        if self._rules.rounds_per_task is None:
+            raise ValueError("where tasks come by time a policy does not know how many rounds they have")
         return self._rules.rounds_per_task
 
     def task_begins(self, view: View) -> list[Decision]:
@@ -110,10 +119,14 @@ class Rounds:
             return self._begin_round(view)
         return self._close() if self._open and view.now_s >= self._deadline_s else []
 
+    def freed(self, view: View) -> list[Decision]:
+        """Begin the round, if it was waited for somebody to be free."""
+        return self._begin_round(view) if self._asleep else []
+
     def round_closed(self, view: View) -> list[Decision]:
         """Start the next round, or end the task."""
         self._round += 1
-        return self._begin_round(view) if self._round < self._rules.rounds_per_task else [EndTask()]
+        return [EndTask()] if self._round == self._rules.rounds_per_task else self._begin_round(view)
 
     def began(self, flights: Sequence[Flight]) -> None:
         """Learn the flights of the clients that were started."""
@@ -121,6 +134,9 @@ class Rounds:
         self._own_updates, self._open = 0, True
 
     def _begin_round(self, view: View) -> list[Decision]:
+        if not view.more_to_come:
+            self._asleep = False
+            return [EndTask()]
         cohort = self._cohort(view)
         # now where nobody of the cohort ever is on and others are: its round brings nothing, and the next one may
         at_s = view.now_s if view.on(cohort) else next_chance_s(self._named(view) or cohort, view)
@@ -148,7 +164,7 @@ class Rounds:
         """Return the clients that are named for the round, whether they take part now or not."""
         if self._cohorts is None:
             return ()
-        turn = view.task_index * self._rules.rounds_per_task + self._round
+        turn = view.task_index * (self._rules.rounds_per_task or 0) + self._round
         return tuple(sorted(self._cohorts[turn % len(self._cohorts)]))
 
     def _ended(self, flight: Flight, view: View) -> list[Decision]:

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedknow_ray.federation.arriving import make_engine
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.decisions import Merge, Policy
-from fedknow_ray.federation.engine import Engine
 from fedknow_ray.federation.engine_state import EngineState
 from fedknow_ray.federation.executor import Executor, MergeOrder
 from fedknow_ray.federation.flight import Flight
 from fedknow_ray.federation.ledger import Prices
-from fedknow_ray.federation.steps import Arrived, Began, Closed, Happened, Merged, RoundClosed, Step
+from fedknow_ray.federation.steps import Arrived, Began, Closed, Happened, Learnt, Merged, RoundClosed, Step
 from fedknow_ray.federation.traffic import Conditions
 from fedknow_ray.federation.visit import VisitOrder, VisitReport
 from fedknow_ray.results.schema import AccuracyRow, EventRow, RoundRow, Row
@@ -102,13 +102,14 @@ class Scheduler:
         self._course, self._ledger, self._policy = course, ledger, policy
         self._executor, self._record, self._slow_down = executor, record, slow_down
         measure = None if slow_down is None else self._measured_s
-        self._engine = Engine(course, ledger, policy, conditions, None if start is None else start.engine, measure)
+        self._engine = make_engine(course, ledger, policy, conditions, None if start is None else start.engine, measure)
         self._now_s = self._engine.now_s
         self._boundary = None if start is None else start.boundary
         self._transferred_bytes = 0 if start is None else start.transferred_bytes
         self._accuracy = None if start is None else start.accuracy
         self._trained = frozenset[int]() if start is None else start.trained
         self._reports: dict[Flight, VisitReport] = {}
+        self._own: dict[int, list[float]] = {}
 
     @property
     def now_s(self) -> float:
@@ -117,6 +118,9 @@ class Scheduler:
 
     def run(self) -> Iterator[Progress]:
         """Run all tasks; yield after each round and after each task's end, when all rows so far are recorded."""
+        if self._course.arrives_s is not None:
+            yield from self._stream()
+            return
         start = self._boundary
         if start is not None and not start.finished:
             yield self._end_task(start.task_index)
@@ -153,8 +157,32 @@ class Scheduler:
         told = self._engine.finish(task_index, self._trained)
         for step in list(told) if self._slow_down is None else told:
             self._carry_out(step, {})
-        self._score(task_index)
+        self._score(self._course.clients, task_index)
         return self._progress(task_index, None, Boundary(task_index, True))
+
+    def _stream(self) -> Iterator[Progress]:
+        """Carry out a run in which tasks come to each client by time; scores are taken as each is through with one.
+
+        A task counts as finished for the display when the last client is through with that place of its sequence.
+        """
+        told = self._engine.tell()
+        steps = list(told) if self._slow_down is None else told
+        merges = _merges_of(steps) if isinstance(steps, list) else {}
+        sizes = [sum(place < len(own) for own in self._course.images) for place in range(self._course.tasks)]
+        through = [0 for _ in sizes]
+        for step in steps:
+            self._carry_out(step, merges)
+            if isinstance(step, Learnt):
+                self._now_s = step.time_s
+                through[step.task_index] += 1
+                self._score([step.client_id], step.task_index)
+                if through[step.task_index] == sizes[step.task_index]:
+                    yield self._streamed(step.task_index, step, sum(through), sum(sizes))
+            elif isinstance(step, RoundClosed):
+                self._now_s = step.end_s
+                place = next((p for p, size in enumerate(sizes) if through[p] < size), len(sizes) - 1)
+                yield self._streamed(place, step, sum(through), sum(sizes))
+        self._now_s = self._engine.now_s
 
     def _carry_out(self, step: Step, merges: dict[VisitOrder, MergeOrder]) -> None:
         match step:
@@ -168,7 +196,8 @@ class Scheduler:
             case Closed(flights):
                 self._close(flights)
             case RoundClosed():
-                self._record([_round_row(self._engine.task_index, step)])
+                task_index = self._engine.task_index if self._course.arrives_s is None else None
+                self._record([_round_row(task_index, step)])
             case Happened(time_s, kind, client_id, detail):
                 self._record([EventRow(time_s, kind, client_id, json.dumps(detail))])
 
@@ -198,11 +227,13 @@ class Scheduler:
         self._record([*rows, *notes])
         self._transferred_bytes += sum(flight.upload_bytes + flight.download_bytes for flight in flights)
 
-    def _score(self, task_index: int) -> None:
+    def _score(self, client_ids: Sequence[int], task_index: int) -> None:
+        """Score clients that have learnt a task; `accuracy` is the mean of all that were scored after it so far."""
         federated = self._ledger.method.federated
-        scores = list(self._executor.score(self._course.clients, task_index + 1, with_global=federated))
+        scores = list(self._executor.score(client_ids, task_index + 1, with_global=federated))
         self._record([AccuracyRow(s.client_id, s.model, task_index, s.task_index, s.correct, s.total) for s in scores])
-        own = [s.correct / s.total for s in scores if s.model == "own"]
+        own = self._own.setdefault(task_index, [])
+        own += [s.correct / s.total for s in scores if s.model == "own"]
         self._accuracy = sum(own) / len(own) if own else None
 
     def _progress(self, task_index: int, row: RoundClosed | None, boundary: Boundary | None = None) -> Progress:
@@ -220,6 +251,21 @@ class Scheduler:
             transferred_bytes=self._transferred_bytes,
             accuracy=self._accuracy,
             boundary=boundary,
+        )
+
+    def _streamed(self, place: int, step: RoundClosed | Learnt, done: int, total: int) -> Progress:
+        """Return where a run stands whose clients are on tasks of their own, *done* of *total* of them learnt."""
+        in_round = isinstance(step, RoundClosed)
+        return Progress(
+            task_index=place,
+            tasks=self._course.tasks,
+            round_index=step.round_index if isinstance(step, RoundClosed) else self._course.rounds_per_task,
+            task_finished=not in_round,
+            rounds_done=done,
+            rounds_total=total,
+            time_s=self._now_s,
+            transferred_bytes=self._transferred_bytes,
+            accuracy=self._accuracy,
         )
 
 
@@ -241,7 +287,7 @@ def _order_of(merge: Merge) -> MergeOrder:
     return MergeOrder(orders, merge.coefficients, merge.keep, merge.from_base)
 
 
-def _round_row(task_index: int, step: RoundClosed) -> RoundRow:
+def _round_row(task_index: int | None, step: RoundClosed) -> RoundRow:
     return RoundRow(
         task_index=task_index,
         round_index=step.round_index,

@@ -65,4 +65,14 @@ class Happened:
     detail: Mapping[str, object] = field(default_factory=dict)
 
 
-Step: TypeAlias = Began | Arrived | Merged | Closed | RoundClosed | Happened
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """A client is through with a task of its own sequence, whose place is *task_index*; the present broadcast is the
+    global model to score it with. In lockstep all clients are through at the end of the task, and there is no step."""
+
+    time_s: float
+    client_id: int
+    task_index: int
+
+
+Step: TypeAlias = Began | Arrived | Merged | Closed | RoundClosed | Happened | Learnt

@@ -156,9 +156,10 @@ def make_visit(
         raise DivergenceError(f"{place_of(order)}: {error.args[0]}") from error
     if trained:
         head_CF = head_CF.copy()
-        head_CF[data.rows.start : data.rows.stop] = trained.head_RF
         for rows, head_RF in zip(data.past_rows, outcome.past_heads or (), strict=False):
             head_CF[rows.start : rows.stop] = head_RF
+        # last: where the task recurs, its rows are among the past ones
+        head_CF[data.rows.start : data.rows.stop] = trained.head_RF
         state = replace(state, head_CF=head_CF, own_S=trained.own_S)
     update = None
     if order.kind is VisitKind.TRAIN and method.federated and trained:

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """What a worker needs to know of a run besides the images; small, and the same for all workers."""
+    """What a worker needs to know of a run besides the images; small, and the same for all workers.
+
+    *arrives_s* when each client comes to each task of its sequence; None in lockstep.
+    """
 
     config: RunConfig
     model: ModelSpec
@@ -44,6 +47,7 @@ class Assembly:
     height: int
     width: int
     channels: int
+    arrives_s: tuple[tuple[float, ...], ...] | None = None
 
     def costs(self) -> StepCosts:
         """Return the price list of the run's network and training."""

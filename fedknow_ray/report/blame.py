@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from fedknow_ray.report.merges import Row, end_s, merge_times_s, slack_s
+from fedknow_ray.report.merges import Row, end_s, merge_times_s, slack_s, visits_by_round
 from fedknow_ray.results.run import Run
 
 PHASES = ("download", "compute", "upload", "wait")
@@ -46,9 +46,10 @@ class Share:
 class Blame:
     """A round and its seconds, or a merge and the staleness of its updates, and whose they are."""
 
-    task_index: int
+    task_index: int | None
+    """None where each client has tasks of its own."""
     index: int
-    """The round within the task; or the merge, counted over the run."""
+    """The round within the task, or where there is none over the run; or the merge, counted over the run."""
     amount: float
     shares: tuple[Share, ...]
 
@@ -82,15 +83,17 @@ class Total:
 def round_blame(run: Run) -> list[Blame]:
     """Return who set the length of each round, in the order of the virtual clock."""
     visits = run.visits.to_pylist()
-    of_client, of_round = defaultdict(list), defaultdict(list)
+    of_client = defaultdict(list)
     for visit in visits:
         of_client[visit["client_id"]].append(visit)
-        of_round[visit["task_index"], visit["round_index"], visit["kind"]].append(visit)
-    rounds = sorted(run.rounds.to_pylist(), key=lambda row: (row["start_s"], row["task_index"], row["round_index"]))
+    rounds = sorted(
+        run.rounds.to_pylist(), key=lambda row: (row["start_s"], row["task_index"] or 0, row["round_index"])
+    )
+    began_in = visits_by_round(run, visits)
     blames = []
     for row in rounds:
         task, index, ends_s = row["task_index"], row["round_index"], row["end_s"]
-        trained, refined = of_round[task, index, "train"], of_round[task, index, "refine"]
+        trained, refined = ([v for v in began_in[task, index] if v["kind"] == kind] for kind in ("train", "refine"))
         merged_s = min((visit["start_s"] for visit in refined), default=ends_s)
         shares = [
             *_stage(row["start_s"], merged_s, trained, of_client),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fedknow_ray.report.blame import PHASES, Blame, Total, round_blame, staleness_blame, totals
 from fedknow_ray.report.document import Plot, Section
 from fedknow_ray.report.figures import Figure, base_layout, time_unit
-from fedknow_ray.report.recorded import has_rounds
+from fedknow_ray.report.recorded import has_rounds, round_name
 from fedknow_ray.report.tables import html_table
 from fedknow_ray.results import Run
 from fedknow_ray.units import format_duration
@@ -164,7 +164,7 @@ def _per_part(blames: Sequence[Blame], words: _Words) -> Figure:
 
 
 def _part(blame: Blame, words: _Words) -> str:
-    return f"task {blame.task_index + 1}, {words.part} {blame.index + 1}"
+    return round_name(blame.task_index, blame.index, words.part, first=1)
 
 
 def _clients(blame: Blame, words: _Words) -> str:

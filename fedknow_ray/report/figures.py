@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedknow_ray.report.numbers import PARTS, AccuracyCurve, DeviceUse, RoundBytes
+from fedknow_ray.report.recorded import round_name
 
 Figure = dict[str, Any]
 Array = npt.NDArray[np.float64]
@@ -158,7 +159,7 @@ def bytes_per_round(rounds: RoundBytes) -> Figure:
     both = [up + down for up, down in zip(rounds.upload_bytes, rounds.download_bytes, strict=True)]
     scale, unit = byte_unit(max(both))
     numbers = list(range(1, len(both) + 1))
-    names = [f"task {t + 1}, round {r + 1}" for t, r in zip(rounds.task_index, rounds.round_index, strict=True)]
+    names = [round_name(t, r, first=1) for t, r in zip(rounds.task_index, rounds.round_index, strict=True)]
     traces = [
         {
             "type": "bar",

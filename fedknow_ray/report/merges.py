@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedknow_ray.report.recorded import in_lockstep
 from fedknow_ray.results.run import Run
 
 Row = Mapping[str, Any]
@@ -19,6 +21,26 @@ def end_s(visit: Row) -> float:
 def slack_s(time_s: float) -> float:
     """Return how far apart two sums of seconds may be that stand for one moment of the virtual clock."""
     return 1e-9 * max(1.0, abs(time_s))
+
+
+def visits_by_round(run: Run, visits: Sequence[Row]) -> dict[tuple[int | None, int], list[Row]]:
+    """Return the visits that each round started, by (task_index, round_index) of the round; none where a key is absent.
+
+    Indices tell. Where each client has tasks of its own, those of a visit count its client's visits, and times tell:
+    rounds come one after the other.
+    """
+    found: dict[tuple[int | None, int], list[Row]] = defaultdict(list)
+    if in_lockstep(run):
+        for visit in visits:
+            found[visit["task_index"], visit["round_index"]].append(visit)
+        return found
+    rounds = sorted(run.rounds.to_pylist(), key=lambda row: (row["start_s"], row["round_index"]))
+    ends_s = [row["end_s"] for row in rounds]
+    for visit in visits:
+        place = bisect_right(ends_s, visit["start_s"])
+        if visit["kind"] != "finish_task" and place < len(rounds):
+            found[None, rounds[place]["round_index"]].append(visit)
+    return found
 
 
 def merge_times_s(run: Run) -> dict[int, float]:

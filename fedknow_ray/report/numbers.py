@@ -23,6 +23,8 @@ from fedknow_ray.metrics import (
     forgetting,
     forgetting_relative,
 )
+from fedknow_ray.report.merges import end_s
+from fedknow_ray.report.recorded import in_lockstep
 from fedknow_ray.results import Run
 
 Array = npt.NDArray[np.float64]
@@ -80,7 +82,7 @@ class IntegrationUse:
 class RoundBytes:
     """Bytes of each round in the order of the virtual clock; each list has R entries."""
 
-    task_index: list[int]
+    task_index: list[int | None]
     round_index: list[int]
     upload_bytes: list[int]
     download_bytes: list[int]
@@ -112,8 +114,11 @@ def task_ends_s(run: Run, tasks: int) -> Array:
     """Return when each of the first *tasks* tasks was over on the virtual clock, (T,); NaN where no round tells.
 
     A task is over when the next one begins, which is after the visits at its end. The last task ends with the run, or
-    with its last round where the run did not finish.
+    with its last round where the run did not finish. Where each client has tasks of its own, a place of their sequences
+    is over when the last client has finished it; NaN where none has.
     """
+    if not in_lockstep(run):
+        return _last_finishes_s(run, tasks)
     index, start_s, end_s = (run.rounds[name].to_numpy() for name in ("task_index", "start_s", "end_s"))
     ends_T = np.full(tasks, np.nan)
     for task in range(tasks):
@@ -122,6 +127,14 @@ def task_ends_s(run: Run, tasks: int) -> Array:
         elif (index == task).any():
             last_round_s = float(end_s[index == task].max())
             ends_T[task] = max(last_round_s, (run.summary or {}).get("virtual_time_s") or 0.0)
+    return ends_T
+
+
+def _last_finishes_s(run: Run, tasks: int) -> Array:
+    ends_T = np.full(tasks, np.nan)
+    for visit in run.visits.to_pylist():
+        if visit["kind"] == "finish_task" and visit["status"] == "ok":
+            ends_T[visit["task_index"]] = np.fmax(ends_T[visit["task_index"]], end_s(visit))
     return ends_T
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter
 
+from fedknow_ray.config.arrival import TaskArrivalConfig
 from fedknow_ray.config.availability import AlwaysAvailability, AvailabilityConfig, OutageConfig
 from fedknow_ray.config.model import FleetEntry
 from fedknow_ray.experiment.conditions import build_availability
@@ -43,6 +44,18 @@ def has_rounds(run: Run) -> bool:
     A run from before there were policies has rounds.
     """
     return run.config.get("policy", {}).get("name", "synchronous") not in WITHOUT_ROUNDS
+
+
+def in_lockstep(run: Run) -> bool:
+    """Return whether all clients learnt the same place of their sequences at once, so that rounds belong to tasks."""
+    return TaskArrivalConfig.model_validate(run.config.get("task_arrival", {})).in_lockstep
+
+
+def round_name(task_index: int | None, round_index: int, word: str = "round", *, first: int = 0) -> str:
+    """Return what a round is called; *first* is the number of the first one. Without a task it is counted over the
+    run."""
+    number = f"{word} {round_index + first}"
+    return number if task_index is None else f"task {task_index + first}, {number}"
 
 
 def device_of_clients(run: Run) -> dict[int, str]:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from fedknow_ray.experiment.manifest import recorded_device
 from fedknow_ray.report.merges import Row, end_s, merge_times_s
 from fedknow_ray.report.numbers import METHOD_FIGURES
-from fedknow_ray.report.recorded import device_of_clients, has_rounds, network_kind
+from fedknow_ray.report.recorded import device_of_clients, has_rounds, network_kind, round_name
 from fedknow_ray.report.trace_events import Event, Mark, Span, counter_events, process_events, trace, track_events
 from fedknow_ray.results.run import Run
 from fedknow_ray.simulation.availability import Availability
@@ -143,7 +143,7 @@ def _server(run: Run) -> list[Event]:
     about = ("task_index", "round_index", "clients", "upload_bytes", "download_bytes")
     spans = [
         Span(
-            f"task {row['task_index']}, {word} {row['round_index']}",
+            round_name(row["task_index"], row["round_index"], word),
             "round",
             row["start_s"],
             row["end_s"],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedknow_ray.errors import UserError
+from fedknow_ray.report.merges import visits_by_round
 from fedknow_ray.results.run import Run
 
 _SHOWN = 12
@@ -28,27 +29,30 @@ def choose_visits(run: Run, client_id: int, round_number: int, task_index: int |
     if not 0 <= client_id < clients:
         raise NoSuchVisit(f"there is no client {client_id}; the clients are 0 to {clients - 1}")
     task, round_index = _place(run, round_number, task_index)
-    rows = run.visits.to_pylist()
-    found = [row for row in rows if _key(row) == (client_id, task, round_index)]
+    own = [row for row in run.visits.to_pylist() if row["client_id"] == client_id]
+    found = _of_place(run, own, task, round_index)
     if not found:
-        numbers = _numbers(run, [row for row in rows if row["client_id"] == client_id], task_index)
+        numbers = _numbers(run, own, task_index)
         where = f"round {round_number}" + ("" if task_index is None else f" of task {task_index}")
         raise NoSuchVisit(f"client {client_id} made no visit in {where}; {_shown(numbers)}")
     return sorted(found, key=lambda row: row["start_s"])
 
 
-def _key(row: dict[str, Any]) -> tuple[int, int, int]:
-    return row["client_id"], row["task_index"], row["round_index"]
+def _of_place(run: Run, rows: Sequence[dict[str, Any]], task: int | None, round_index: int) -> list[dict[str, Any]]:
+    """Return those of some visits that belong to a round; without a task to one that is counted over the run."""
+    if task is None:
+        return [dict(row) for row in visits_by_round(run, rows)[None, round_index]]
+    return [row for row in rows if (row["task_index"], row["round_index"]) == (task, round_index)]
 
 
-def _place(run: Run, round_number: int, task_index: int | None) -> tuple[int, int]:
-    """Return the indices of the task and of the round within it."""
+def _place(run: Run, round_number: int, task_index: int | None) -> tuple[int | None, int]:
+    """Return the indices of the task and of the round within it; no task where rounds belong to none."""
     rounds = _rounds(run)
     if task_index is None:
         if not 0 <= round_number < len(rounds):
             raise NoSuchVisit(f"there is no round {round_number}; the run has {_range('round', len(rounds))}")
         return rounds[round_number]
-    tasks = 1 + max((task for task, _ in rounds), default=-1)
+    tasks = 1 + max((task for task in run.visits["task_index"].to_pylist()), default=-1)
     if not 0 <= task_index < tasks:
         raise NoSuchVisit(f"there is no task {task_index}; the run has {_range('task', tasks)}")
     last = max(row["round_index"] for row in run.visits.to_pylist() if row["task_index"] == task_index)
@@ -59,16 +63,17 @@ def _place(run: Run, round_number: int, task_index: int | None) -> tuple[int, in
     return task_index, round_number
 
 
-def _rounds(run: Run) -> list[tuple[int, int]]:
-    return sorted((row["task_index"], row["round_index"]) for row in run.rounds.to_pylist())
+def _rounds(run: Run) -> list[tuple[int | None, int]]:
+    places = ((row["task_index"], row["round_index"]) for row in run.rounds.to_pylist())
+    return sorted(places, key=lambda place: (place[0] or 0, place[1]))
 
 
 def _numbers(run: Run, rows: Sequence[dict[str, Any]], task_index: int | None) -> list[int]:
     """Return the rounds of some visits as they are counted here."""
     if task_index is not None:
         return sorted({row["round_index"] for row in rows if row["task_index"] == task_index})
-    numbers = {place: number for number, place in enumerate(_rounds(run))}
-    return sorted({numbers[place] for row in rows if (place := (row["task_index"], row["round_index"])) in numbers})
+    places = _rounds(run)
+    return [number for number, (task, index) in enumerate(places) if _of_place(run, rows, task, index)]
 
 
 def _range(what: str, count: int) -> str:

@@ -64,7 +64,8 @@ class VisitRow:
 class RoundRow:
     """One aggregation cycle, on the virtual clock."""
 
-    task_index: int
+    task_index: int | None
+    """None where tasks come to each client by time: rounds are then counted over the run."""
     round_index: int
     start_s: float
     end_s: float
@@ -176,6 +177,7 @@ ROUNDS = _schema(
     ("clients", _list_of(_INDEX)),
     ("upload_bytes", _COUNT),
     ("download_bytes", _COUNT),
+    nullable=("task_index",),
 )
 
 ACCURACY = _schema(

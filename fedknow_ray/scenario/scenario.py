@@ -2,7 +2,8 @@
 
 Classes are consecutive: task t is the labels t * C .. t * C + C - 1, and the data set's first T * C labels are used.
 "task id" names the set of classes; "task_index" is the place in a client's own sequence. They are equal unless
-`task_order` is shuffled. Everything is an index array that depends on (config, labels, seed) and on nothing else.
+`task_order` or a trace of arrivals says otherwise; a task may recur in a sequence. Everything is an index array that
+depends on (config, labels, seed) and on nothing else.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class ScenarioOptions(Protocol):
         """Upper limit of training images for a client and task; None for no limit."""
 
     @property
-    def task_order(self) -> str:
-        """ "same": all clients take the tasks in order; "shuffled": each client in an order of its own."""
+    def task_order(self) -> str | tuple[int, ...]:
+        """ "same": all clients take the tasks in order; "shuffled": each in an order of its own; or those of all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +60,8 @@ class Scenario:
     clients: int
     label_to_row: Indices
     """(dataset classes,) head row of each label, -1 where the label is not used."""
-    task_order_NT: Indices
-    """(clients, tasks) task id that a client learns at its task_index-th place."""
+    sequences: tuple[tuple[int, ...], ...]
+    """[client_id][task_index] task id that a client learns at a place of its sequence."""
     train_by_task: tuple[tuple[Indices, ...], ...]
     """[client_id][task id] sorted indices into `dataset.train`."""
     test_by_task: tuple[tuple[Indices, ...], ...]
@@ -68,7 +69,7 @@ class Scenario:
 
     def task_id(self, client_id: int, task_index: int) -> int:
         """Return which task a client learns at its task_index-th place."""
-        return int(self.task_order_NT[client_id, task_index])
+        return self.sequences[client_id][task_index]
 
     def class_rows(self, client_id: int, task_index: int) -> range:
         """Return the head rows of the classes that a client learns at its task_index-th place."""
@@ -84,8 +85,15 @@ class Scenario:
         return self.test_by_task[client_id][self.task_id(client_id, task_index)]
 
 
-def build_scenario(config: ScenarioOptions, dataset: Dataset | Labels, seed: int) -> Scenario:
+def build_scenario(
+    config: ScenarioOptions,
+    dataset: Dataset | Labels,
+    seed: int,
+    sequences: tuple[tuple[int, ...], ...] | None = None,
+) -> Scenario:
     """Return the scenario that the config describes on the data set's labels; equal labels, equal arrays.
+
+    *sequences* of the tasks of each client stand in place of the config's `task_order`.
 
     Raises:
         DataError: if the data set has too few classes, or too few images to give each client one train and one test
@@ -106,7 +114,7 @@ def build_scenario(config: ScenarioOptions, dataset: Dataset | Labels, seed: int
         classes_per_task=config.classes_per_task,
         clients=config.clients,
         label_to_row=label_to_row,
-        task_order_NT=_task_order(config, seed),
+        sequences=sequences_of(config, seed) if sequences is None else sequences,
         train_by_task=_frozen(train),
         test_by_task=_frozen(test),
     )
@@ -160,14 +168,13 @@ def _limited(train: list[list[Indices]], limit: int, seed: int) -> list[list[Ind
     ]
 
 
-def _task_order(config: ScenarioOptions, seed: int) -> Indices:
+def sequences_of(config: ScenarioOptions, seed: int) -> tuple[tuple[int, ...], ...]:
+    """Return the tasks of each client in its order, as the config's `task_order` has it."""
     if config.task_order == "shuffled":
-        order = [
-            stream(seed, "scenario.task_order", client=client_id).permutation(config.tasks)
-            for client_id in range(config.clients)
-        ]
-        return _read_only(np.array(order, np.int64))
-    return _read_only(np.tile(np.arange(config.tasks, dtype=np.int64), (config.clients, 1)))
+        drawn = (stream(seed, "scenario.task_order", client=c).permutation(config.tasks) for c in range(config.clients))
+        return tuple(tuple(order.tolist()) for order in drawn)
+    order = config.task_order if isinstance(config.task_order, tuple) else tuple(range(config.tasks))
+    return (order,) * config.clients
 
 
 def _check_everyone_has_data(train: list[list[Indices]], test: list[list[Indices]], config: ScenarioOptions) -> None:

@@ -205,6 +205,16 @@ def test_all_faults_are_told_at_once_each_with_its_place(here: Here, tiny: Path)
     assert [f"{tiny}:{line}:" in message for line in (1, 5, 7)] == [True, True, True]
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["task_arrival={trace: T}", "availability={name: trace, file: T}", "network.uplink_trace=T"],
+)
+def test_validate_reads_trace_files(here: Here, tiny: Path, tmp_path: Path, override: str) -> None:
+    trace = tmp_path / "trace"
+    trace.write_text("nonsense\n")
+    assert str(trace) in fault(here("validate", tiny, "--set", override.replace("T", str(trace))))
+
+
 def test_validate_opens_no_data_unless_asked(here: Here, tiny: Path, tmp_path: Path) -> None:
     sets = ["--set", "scenario.dataset=cifar100", "--set", f"scenario.data_root={tmp_path}"]
     assert here("validate", tiny, *sets).returncode == 0

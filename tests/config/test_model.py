@@ -75,6 +75,7 @@ def test_the_defaults_are_those_of_the_contract(load):
         "failures": {"probability": 0.0, "schedule": []},
         "on_out_of_memory": "fail",
         "policy": {"name": "synchronous", "selection": "uniform", "cohorts": None},
+        "task_arrival": {"lockstep": True},
         "clock": "virtual",
         "host_device": None,
         "placement": {"clients_per_actor": 1, "memory_per_actor": None},
@@ -85,7 +86,7 @@ def test_the_sections_stand_in_the_order_of_the_contract(load):
     order = [
         *("seed", "scenario", "model", "method", "training"),
         *("devices_path", "fleet", "network", "compression", "availability", "outages", "failures"),
-        *("on_out_of_memory", "policy", "clock", "host_device", "placement"),
+        *("on_out_of_memory", "policy", "task_arrival", "clock", "host_device", "placement"),
     ]
     Path("own").mkdir()
     assert list(load("devices_path: own").to_dict()) == order

@@ -120,6 +120,17 @@ def test_a_run_that_is_taken_up_is_the_run_from_its_beginning(
         same(execute(config, overrides, backend="local", out=tmp_path / str(boundary), start_from=start), run)
 
 
+def test_with_tasks_that_come_by_time_each_client_evicts_on_its_own_way(
+    folder: Path, overrides: dict[str, Any], tmp_path: Path
+):
+    by_time = {**overrides, "task_arrival": {"every_s": 30}, "policy": {"name": "fedbuff", "buffer_size": 2}}
+    found, made = told(folder, by_time), run_small(tmp_path, by_time)
+    assert made.summary is not None
+    assert found.virtual_time_s == made.summary["virtual_time_s"]
+    assert sorted(evictions(made)) == [(client, "train", task, 0, task - 1) for client in (0, 1) for task in (2, 3)]
+    assert (found.memory[0].evicts_at, found.memory[0].evicted_tasks) == (2, (0, 0, 1, 2))
+
+
 # Replays
 
 

@@ -163,7 +163,7 @@ def test_in_shuffled_order_each_client_has_its_own_permutation_of_the_same_tasks
     orders = {tuple(scenario.task_id(client, index) for index in range(10)) for client in range(20)}
     assert len(orders) > 15
     assert all(sorted(order) == list(range(10)) for order in orders)
-    place = scenario.task_order_NT[3].tolist().index(6)
+    place = scenario.sequences[3].index(6)
     np.testing.assert_array_equal(scenario.train_indices(3, place), paper.train_indices(3, 6))
     assert scenario.class_rows(3, place) == range(60, 70)
 
