@@ -151,9 +151,18 @@ class Bench:
         return self.states.setdefault(client_id, ClientState(self.head_CF))
 
     def order(
-        self, kind: VisitKind, task_index: int = 0, *, client_id: int = 0, round_index: int = 0, trained: bool = False
+        self,
+        kind: VisitKind,
+        task_index: int = 0,
+        *,
+        client_id: int = 0,
+        round_index: int = 0,
+        trained: bool = False,
+        **evicted: int,
     ) -> VisitOrder:
-        return VisitOrder(kind, VisitFacts(client_id, task_index, round_index, self.images, CLASSES, trained), seed=1)
+        """*evicted*: `evicted_tasks` and `newly_evicted` of the facts, if not 0."""
+        facts = VisitFacts(client_id, task_index, round_index, self.images, CLASSES, trained, **evicted)
+        return VisitOrder(kind, facts, seed=1)
 
     def data(self, order: VisitOrder) -> TaskData:
         facts = order.facts

@@ -55,7 +55,9 @@ def forecast(config: Path, methods: str | None, overrides: tuple[str, ...], *, a
 
 def plain(forecast: Forecast) -> dict[str, Any]:
     """Return a forecast as values that JSON can hold."""
-    memory = [{**asdict(device), "stops_at": device.stops_at} for device in forecast.memory]
+    memory = [
+        {**asdict(device), "stops_at": device.stops_at, "evicts_at": device.evicts_at} for device in forecast.memory
+    ]
     return {**asdict(forecast), "visits": forecast.visits, "lost": forecast.lost, "memory": memory}
 
 
@@ -116,20 +118,26 @@ def _memory_table(forecast: Forecast) -> Table:
 
 
 def _cell(device: MemoryForecast, task_index: int) -> str:
-    peak = device.highest(task_index)[1]
-    fits = device.memory_bytes is None or peak <= device.memory_bytes
-    return format_bytes(peak) if fits else f"{format_bytes(peak)} does not fit"
+    peak = format_bytes(device.highest(task_index)[1])
+    if device.fits(task_index):
+        return peak
+    return f"{peak} evicts" if device.fits(task_index, least=True) else f"{peak} does not fit"
 
 
 def _verdict(device: MemoryForecast) -> str:
     if device.memory_bytes is None:
         return f"{device.device}: its memory_bytes is not known, so nothing can be said"
+    evicts = ""
+    if device.evicts_at is not None:
+        evicts = (
+            f"evicts knowledge from task {device.evicts_at} on, of {device.evicted_tasks[-1]} past tasks by the last; "
+        )
     if device.stops_at is None:
-        return f"{device.device}: every visit fits"
-    kind, peak = device.highest(device.stops_at)
+        return f"{device.device}: {evicts}every visit fits"
+    kind, peak = device.highest(device.stops_at, least=True)
     return (
-        f"{device.device}: stops fitting at task {device.stops_at}, whose {kind} visit takes {format_bytes(peak)} of "
-        f"{format_bytes(device.memory_bytes)}"
+        f"{device.device}: {evicts}stops fitting at task {device.stops_at}, whose {kind} visit takes "
+        f"{format_bytes(peak)} of {format_bytes(device.memory_bytes)}"
     )
 
 

@@ -186,9 +186,10 @@ class CommonConfig(Frozen):
     outages: tuple[OutageConfig, ...] = ()
     """Losses of power, each of some clients for a while."""
     failures: FailuresConfig = FailuresConfig()
-    on_out_of_memory: Literal["fail", "drop_client"] = "fail"
+    on_out_of_memory: Literal["fail", "drop_client", "evict_oldest_knowledge"] = "fail"
     """What comes of a visit that its device cannot hold. fail: the visit is lost, and the next one is tried;
-    drop_client: its client leaves for good."""
+    drop_client: its client leaves for good; evict_oldest_knowledge: its client throws away the knowledge of its oldest
+    tasks until the visit fits, and else it is lost."""
     policy: PolicyConfig = SynchronousPolicy()
     task_arrival: TaskArrivalConfig = TaskArrivalConfig()
     """When a client comes to its next task: with all others, or at a time of its own."""

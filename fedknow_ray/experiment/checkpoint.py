@@ -34,7 +34,7 @@ from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.results.schema import TABLES
 from fedknow_ray.results.store import ResultStore, replacing
 
-MAGIC, FORMAT_VERSION = b"fedknow-ray checkpoint ", b"2"
+MAGIC, FORMAT_VERSION = b"fedknow-ray checkpoint ", b"3"
 DIGEST_BYTES = sha256().digest_size
 CHUNK_BYTES = 2**20
 

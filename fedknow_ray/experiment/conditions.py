@@ -24,7 +24,7 @@ from fedknow_ray.federation.flight import Flight
 from fedknow_ray.federation.policies import RoundRules, Rounds
 from fedknow_ray.federation.scheduler import SlowDown
 from fedknow_ray.federation.selection import make_selection
-from fedknow_ray.federation.traffic import Conditions
+from fedknow_ray.federation.traffic import Conditions, OnOutOfMemory
 from fedknow_ray.scenario.arrivals import Arrivals, arrivals_every, read_arrivals
 from fedknow_ray.scenario.scenario import sequences_of
 from fedknow_ray.seeding import stream
@@ -50,7 +50,7 @@ def build_conditions(config: RunConfig) -> Conditions:
         network=partial(_network, config.network, build_links(config.network, config.fleet), config.seed),
         availability=build_availability(config.availability, config.outages, config.fleet, config.seed),
         failures=build_failures(config.failures, config.seed),
-        drop_out_of_memory=config.on_out_of_memory == "drop_client",
+        on_out_of_memory=OnOutOfMemory(config.on_out_of_memory),
     )
 
 

@@ -1,7 +1,8 @@
 """Whether two courses of a run train the same: the first visit or merge in which they differ.
 
 What is learnt depends on the visits that arrive, in the order of each client, the broadcast that each starts from, the
-merges, and whether a visit comes before a task's scores or after them. Seconds are of no account.
+past tasks that its client has evicted, the merges, and whether a visit comes before a task's scores or after them.
+Seconds are of no account.
 """
 
 from __future__ import annotations
@@ -50,13 +51,21 @@ class _Mark:
     status: Status
     version: int
     merge: int | None
+    evicted: int
 
     @staticmethod
     def of(flight: Flight, when: When) -> _Mark:
         order = flight.priced.order
         facts = order.facts
         return _Mark(
-            order.kind, facts.task_index, facts.round_index, when, flight.status, flight.version, flight.used_in
+            kind=order.kind,
+            task_index=facts.task_index,
+            round_index=facts.round_index,
+            when=when,
+            status=flight.status,
+            version=flight.version,
+            merge=flight.used_in,
+            evicted=facts.evicted_tasks,
         )
 
     def __str__(self) -> str:
@@ -107,6 +116,8 @@ def _say(was: _Mark | None, would: _Mark | None) -> str:
         return f"{would} would come to the status {would.status}, and came to {was.status}"
     if was.version != would.version:
         return f"{would} would start from broadcast {would.version}, and started from {was.version}"
+    if was.evicted != would.evicted:
+        return f"{would} would begin with {would.evicted} past tasks evicted, and began with {was.evicted}"
     if was.when != would.when:
         return f"{would} would be made in another task"
     return f"{would} would go into {_named(would.merge)}, and went into {_named(was.merge)}"

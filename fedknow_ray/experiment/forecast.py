@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import UserError
@@ -22,7 +23,8 @@ from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.engine import Engine
 from fedknow_ray.federation.flight import Flight
 from fedknow_ray.federation.ledger import Ledger
-from fedknow_ray.federation.steps import Closed, Step
+from fedknow_ray.federation.steps import Closed, Happened, Step
+from fedknow_ray.federation.traffic import OnOutOfMemory
 from fedknow_ray.federation.visit import VisitKind, VisitOrder
 from fedknow_ray.methods.method import VisitFacts
 from fedknow_ray.results.schema import VisitRow
@@ -51,7 +53,10 @@ class MemoryForecast:
     """The memory of one kind of device, by task: *peak_bytes* of each kind of visit, the most of all its clients.
 
     *kept_bytes* is what the method keeps, on storage or in memory, while a task is learnt, and *stored_bytes* what of
-    it lies on storage. *memory_bytes* None is a device whose memory is not known: every visit fits.
+    it lies on storage. All three are of clients that have evicted nothing; *least_bytes* is the peak of those that have
+    evicted what they can, the same where the config has nobody evict. *evicted_tasks* is the most that one of the
+    clients has evicted in the course of the run, by the task of the visit. *memory_bytes* None is a device whose memory
+    is not known: every visit fits.
     """
 
     device: str
@@ -59,16 +64,28 @@ class MemoryForecast:
     peak_bytes: Mapping[str, tuple[int, ...]]
     kept_bytes: tuple[int, ...]
     stored_bytes: tuple[int, ...]
+    least_bytes: Mapping[str, tuple[int, ...]]
+    evicted_tasks: tuple[int, ...]
 
-    def highest(self, task_index: int) -> tuple[str, int]:
-        """Return the kind of visit that takes the most memory in a task, and how many bytes."""
-        return max(((kind, peaks[task_index]) for kind, peaks in self.peak_bytes.items()), key=lambda pair: pair[1])
+    def highest(self, task_index: int, *, least: bool = False) -> tuple[str, int]:
+        """Return the kind of visit that takes the most memory in a task, and how many bytes: with nothing evicted, or
+        at *least*."""
+        peaks = self.least_bytes if least else self.peak_bytes
+        return max(((kind, of[task_index]) for kind, of in peaks.items()), key=lambda pair: pair[1])
+
+    def fits(self, task_index: int, *, least: bool = False) -> bool:
+        """Return whether the device can hold each visit in a task, with nothing evicted or at *least*."""
+        return self.memory_bytes is None or self.highest(task_index, least=least)[1] <= self.memory_bytes
 
     @property
     def stops_at(self) -> int | None:
         """The first task with a visit that the device cannot hold; None if there is none."""
-        limit = math.inf if self.memory_bytes is None else self.memory_bytes
-        return next((t for t in range(len(self.kept_bytes)) if self.highest(t)[1] > limit), None)
+        return next((t for t in range(len(self.kept_bytes)) if not self.fits(t, least=True)), None)
+
+    @property
+    def evicts_at(self) -> int | None:
+        """The first task in which a client evicts knowledge; None if none does."""
+        return next((t for t, evicted in enumerate(self.evicted_tasks) if evicted), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +140,9 @@ def forecast(config: RunConfig, labels: Labels) -> Forecast:
         UserError: if the data does not suffice, or a device lacks a number that the run needs.
     """
     planned = outline(make_assembly(config, labels))
-    memory = tuple(_memory(planned))
     engine = make_engine(planned.course, planned.ledger, planned.policy, planned.conditions)
-    tasks = _in_lockstep(planned, engine) if planned.course.arrives_s is None else _by_time(planned, engine)
+    tell, events = _in_lockstep if planned.course.arrives_s is None else _by_time, list[Happened]()
+    tasks = tell(planned, engine, events)
     rows = [row for _, made in tasks for row in made]
     return Forecast(
         method=config.method.name,
@@ -135,26 +152,26 @@ def forecast(config: RunConfig, labels: Labels) -> Forecast:
         energy_j=_energy_j(rows),
         unknown_watts=tuple(sorted({row.device for row in rows if row.energy_j is None})),
         tasks=tuple(task for task, _ in tasks),
-        memory=memory,
+        memory=tuple(_memory(planned, events)),
     )
 
 
-def _in_lockstep(planned: Outline, engine: Engine) -> list[tuple[TaskForecast, list[VisitRow]]]:
-    """Return the tasks one after the other, each with the visits that are made in it."""
+def _in_lockstep(planned: Outline, engine: Engine, events: list[Happened]) -> list[tuple[TaskForecast, list[VisitRow]]]:
+    """Return the tasks one after the other, each with the visits that are made in it; add the events."""
     found, end_s = [], 0.0
     for task_index in range(planned.course.tasks):
         start_s = end_s
         steps = list(engine.rounds(task_index))
         steps += engine.finish(task_index, engine.trained)
         end_s = engine.now_s
-        made = [flight.row(None) for flight in _closed(steps)]
+        made = [flight.row(None) for flight in _closed(steps, events)]
         found.append((_task(task_index, start_s, end_s, made), made))
     return found
 
 
-def _by_time(planned: Outline, engine: Engine) -> list[tuple[TaskForecast, list[VisitRow]]]:
-    """Return the places of the clients' sequences, each from its first visit to the end of its last."""
-    flights = list(_closed(engine.tell()))
+def _by_time(planned: Outline, engine: Engine, events: list[Happened]) -> list[tuple[TaskForecast, list[VisitRow]]]:
+    """Return the places of the clients' sequences, each from its first visit to the end of its last; add the events."""
+    flights = list(_closed(engine.tell(), events))
     found = []
     for place in range(planned.course.tasks):
         of_place = [flight for flight in flights if flight.priced.order.facts.task_index == place]
@@ -171,10 +188,13 @@ def _overrides(path: Path, overrides: Sequence[str], methods: Sequence[str] | No
     return [[*case.overrides, *grid.seed_sets] for case in grid.cases()]
 
 
-def _closed(steps: Iterable[Step]) -> Iterator[Flight]:
+def _closed(steps: Iterable[Step], events: list[Happened]) -> Iterator[Flight]:
+    """Yield the flights that steps close, and add to the events those that they tell of."""
     for step in steps:
         if isinstance(step, Closed):
             yield from step.flights
+        elif isinstance(step, Happened):
+            events.append(step)
 
 
 def _task(task_index: int, start_s: float, end_s: float, rows: Sequence[VisitRow]) -> TaskForecast:
@@ -196,24 +216,40 @@ def _energy_j(rows: Sequence[VisitRow]) -> float | None:
     return math.fsum(joules) if len(joules) == len(rows) else None
 
 
-def _memory(planned: Outline) -> Iterator[MemoryForecast]:
+def _memory(planned: Outline, events: Sequence[Happened]) -> Iterator[MemoryForecast]:
     """Yield the memory that the visits of each kind of device take, whether or not the course comes to make them."""
     ledger, course = planned.ledger, planned.course
+    evicting = planned.conditions.on_out_of_memory is OnOutOfMemory.EVICT_OLDEST_KNOWLEDGE and ledger.method.evicts
     clients: dict[str, list[int]] = {}
     for client_id, device in enumerate(ledger.devices):
         clients.setdefault(device.name, []).append(client_id)
     for name, client_ids in clients.items():
         facts = [_facts(course, client_ids, task_index) for task_index in range(course.tasks)]
-        method = ledger.method
+        forgetful = [[replace(one, evicted_tasks=one.task_index) for one in of] for of in facts]
+        method, peaks = ledger.method, _peaks(ledger, facts, course.seed)
         yield MemoryForecast(
             device=name,
             memory_bytes=ledger.devices[client_ids[0]].memory_bytes,
-            peak_bytes={
-                str(kind): tuple(_peak(ledger, kind, of, course.seed) for of in facts) for kind in _kinds(ledger)
-            },
+            peak_bytes=peaks,
             kept_bytes=tuple(max(map(method.kept_bytes, of)) for of in facts),
             stored_bytes=tuple(max(map(method.stored_bytes, of)) for of in facts),
+            least_bytes=_peaks(ledger, forgetful, course.seed) if evicting else peaks,
+            evicted_tasks=_evicted(events, client_ids, course.tasks),
         )
+
+
+def _evicted(events: Sequence[Happened], client_ids: Sequence[int], tasks: int) -> tuple[int, ...]:
+    """Return the most past tasks that one of some clients had evicted by each task."""
+    told = [
+        (cast(int, event.detail["task_index"]), cast(int, event.detail["evicted_tasks"]))
+        for event in events
+        if event.kind == "knowledge_evicted" and event.client_id in client_ids
+    ]
+    return tuple(max((evicted for of, evicted in told if of <= task), default=0) for task in range(tasks))
+
+
+def _peaks(ledger: Ledger, facts: Sequence[Sequence[VisitFacts]], seed: int) -> dict[str, tuple[int, ...]]:
+    return {str(kind): tuple(_peak(ledger, kind, of, seed) for of in facts) for kind in _kinds(ledger)}
 
 
 def _kinds(ledger: Ledger) -> list[VisitKind]:

@@ -16,6 +16,7 @@ from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import FedKnowError, RunDirectoryError
 from fedknow_ray.experiment.conditions import build_conditions, build_policy
 from fedknow_ray.experiment.course_difference import Told
+from fedknow_ray.experiment.recorded_standing import Standing, Standings, VisitKey, visit_key
 from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.decisions import Policy
 from fedknow_ray.federation.engine import Engine
@@ -34,9 +35,6 @@ from fedknow_ray.simulation.cost import compute_s
 from fedknow_ray.simulation.device import Device
 from fedknow_ray.simulation.work import Work, WorkItem
 
-VisitKey = tuple[str, int, int, int]
-"""Kind, client, task, round: what an order of a run is known by."""
-
 #: In place of the numbers of images, which are not recorded. Updates that are merged in the same order weigh the same
 #: whatever they are; and no policy without rounds has a coefficient as great.
 _IMAGES = 2
@@ -48,21 +46,26 @@ class NotRecordedError(FedKnowError):
 
 @dataclass(frozen=True, slots=True)
 class RecordedVisit:
-    """What a run says of one visit: *trained* in this task before it, and what it *reported*, of those that arrived."""
+    """What a run says of one visit: how its client stood, and what it *reported*, of those that arrived."""
 
     plan: Plan
-    trained: bool
+    standing: Standing
     reported: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class RecordedVisits:
-    """All visits of a run, what a broadcast and an update were in bytes, and what the server asked for."""
+    """All visits of a run, what a broadcast and an update were in bytes, and what the server asked for.
+
+    *too_large* is of visits that did not fit, by kind, client, task and standing: their memory, and no work.
+    """
 
     visits: Mapping[VisitKey, RecordedVisit]
+    too_large: Mapping[tuple[str, int, int, Standing], Plan]
     download_bytes: int
     upload_bytes: int
     refines: bool
+    evicts: bool
     scores: Mapping[int, Sequence[Score]] = field(repr=False)
     """By trained task."""
 
@@ -81,31 +84,30 @@ class RecordedVisits:
                 f"replay a run in which some did"
             )
         visits: dict[VisitKey, RecordedVisit] = {}
-        trained = set[tuple[int, int]]()
+        too_large: dict[tuple[str, int, int, Standing], Plan] = {}
+        standings = Standings(run)
         for row in rows:
-            key, in_task = _key(row), (row["client_id"], row["task_index"])
+            key = visit_key(row)
             # of several attempts at one visit the last one is that which arrived, if any did
             visits[key] = RecordedVisit(
                 Plan(Work(tuple(WorkItem(**item) for item in row["work"])), row["peak_memory_bytes"]),
-                trained=in_task in trained,
+                standing=standings.of(row),
                 reported={name: row[name] for name in _REPORTED} | {"notes": notes.get(key, {})},
             )
-            if row["kind"] == "train" and row["status"] == "ok":
-                trained.add(in_task)
+            too_large |= {(*key[:3], standing): Plan(Work.none(), peak) for standing, peak in standings.too_large(row)}
+            standings.go_past(row)
         return RecordedVisits(
             visits=visits,
+            too_large=too_large,
             download_bytes=sent["download_bytes"],
             upload_bytes=sent["upload_bytes"],
             refines=any(row["kind"] == "refine" for row in rows),
+            evicts=standings.evicts,
             scores=_scores(run),
         )
 
 
 _REPORTED = ("loss", "integrated_steps", "violated_steps", "host_wall_s", "host_cpu_s")
-
-
-def _key(row: Mapping[str, Any]) -> VisitKey:
-    return row["kind"], row["client_id"], row["task_index"], row["round_index"]
 
 
 def _notes(run: Run) -> dict[VisitKey, dict[str, float]]:
@@ -114,7 +116,7 @@ def _notes(run: Run) -> dict[VisitKey, dict[str, float]]:
     for event in run.events.to_pylist():
         if event["kind"] == "method_figures":
             detail = json.loads(event["detail"])
-            key = _key({"client_id": event["client_id"], **detail})
+            key = visit_key({"client_id": event["client_id"], **detail})
             found[key] = {k: v for k, v in detail.items() if k not in ("task_index", "round_index", "kind")}
     return found
 
@@ -133,16 +135,17 @@ class RecordedTraits:
 
     federated: bool
     refines: bool
+    evicts: bool
 
 
 class RecordedPrices:
     """A price list of recorded visits on any *devices*, one a client; *kind* of the network."""
 
     def __init__(self, record: RecordedVisits, devices: Sequence[Device], kind: str) -> None:
-        self.method = RecordedTraits(record.download_bytes > 0, record.refines)
+        self.method = RecordedTraits(record.download_bytes > 0, record.refines, record.evicts)
         self._record, self._devices, self._kind = record, devices, kind
         self._next = {
-            (client, task, visit.trained): visit.plan
+            (client, task, visit.standing): visit.plan
             for (what, client, task, _), visit in record.visits.items()
             if what == VisitKind.TRAIN
         }
@@ -151,7 +154,7 @@ class RecordedPrices:
     def price(self, order: VisitOrder) -> PricedVisit:
         """Return a recorded visit's plan, with the seconds that the client's device takes for it.
 
-        A training visit of another round takes what those of its client and task took, as far as it had trained.
+        A training visit of another round takes what those of its client and task took that stood as it does.
 
         Raises:
             NotRecordedError: if the run has no such visit.
@@ -189,17 +192,26 @@ class RecordedPrices:
         )
 
     def _plan(self, order: VisitOrder) -> Plan:
-        facts = order.facts
+        facts, standing = order.facts, Standing.of(order.facts)
         visit = self._record.visits.get(_key_of(order))
-        if order.kind is not VisitKind.TRAIN:
-            plan = None if visit is None else visit.plan
-        elif visit is not None and visit.trained == facts.trained_this_task:
-            plan = visit.plan
-        else:
-            plan = self._next.get((facts.client_id, facts.task_index, facts.trained_this_task))
+        if visit is not None and visit.standing == standing:
+            return visit.plan
+        plan = self._too_large(order)
+        # priced before it began, by when its client had evicted more, or of a course that has parted from the record
+        if plan is None and visit is not None and standing.evicted_tasks <= visit.standing.evicted_tasks:
+            alike = order.kind is not VisitKind.TRAIN or standing.trained == visit.standing.trained
+            plan = visit.plan if alike else None
+        if plan is None and order.kind is VisitKind.TRAIN:
+            plan = self._next.get((facts.client_id, facts.task_index, standing))
         if plan is None:
             raise NotRecordedError(_missing(order))
         return plan
+
+    def _too_large(self, order: VisitOrder) -> Plan | None:
+        """Return the memory of a visit that did not fit as its client stands here, if it does not fit here either."""
+        key = (str(order.kind), order.client_id, order.facts.task_index, Standing.of(order.facts))
+        plan, limit = self._record.too_large.get(key), self._devices[order.client_id].memory_bytes
+        return plan if plan is not None and limit is not None and plan.peak_memory_bytes > limit else None
 
 
 def _key_of(order: VisitOrder) -> VisitKey:
@@ -209,6 +221,7 @@ def _key_of(order: VisitOrder) -> VisitKey:
 def _missing(order: VisitOrder) -> str:
     facts = order.facts
     what = f"{order.kind} visit of client {order.client_id} in task {facts.task_index}, round {facts.round_index}"
+    what += f", with {facts.evicted_tasks} past tasks evicted" if facts.evicted_tasks else ""
     return f"the course takes account of the {what}, and the run has none"
 
 

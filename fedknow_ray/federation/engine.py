@@ -17,10 +17,11 @@ from fedknow_ray.errors import FedKnowError
 from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.decisions import Alarm, Decision, EndRound, EndTask, Merge, Policy, Start, Stop
 from fedknow_ray.federation.engine_state import EngineState, Unfinished
+from fedknow_ray.federation.eviction import Evicted, Evictions
 from fedknow_ray.federation.flight import Flight, Phase, Status
 from fedknow_ray.federation.ledger import PricedVisit, Prices
 from fedknow_ray.federation.steps import Arrived, Began, Closed, Happened, Merged, RoundClosed, Step
-from fedknow_ray.federation.traffic import Conditions, Rang, Traffic
+from fedknow_ray.federation.traffic import Conditions, OnOutOfMemory, Rang, Traffic
 from fedknow_ray.federation.visit import VisitKind, VisitOrder
 
 #: Alarms in a row, with nobody on the way and nothing decided, after which a policy is stuck.
@@ -54,6 +55,8 @@ class Engine:
         self._merges, self._dropped = state.merges, set(state.dropped)
         self._unfinished = {client: list(tasks) for client, tasks in state.unfinished.items()}
         self._last_visit_s = dict(state.last_visit_s)
+        evicting = conditions.on_out_of_memory is OnOutOfMemory.EVICT_OLDEST_KNOWLEDGE
+        self._evictions = Evictions(ledger, state.evicted, evicting=evicting)
         self._task_index = 0
         self._ended = False
         self._trained = set[int]()
@@ -63,7 +66,7 @@ class Engine:
         self._landed_late: list[Flight] = []
         self._idle_alarms = 0
         self._refining: tuple[EndRound, list[Flight]] | None = None
-        self._planned: dict[tuple[int, int, bool], float] = {}
+        self._planned: dict[tuple[int, int, bool, Evicted], float] = {}
         self._steps: list[Step] = []
 
     # What a policy sees.
@@ -113,9 +116,10 @@ class Engine:
 
     def planned_s(self, client_id: int) -> float:
         """Return how long the client's next training visit would take if nothing happened to it."""
-        key = (client_id, self._place(client_id), client_id in self._trained)
+        key = (client_id, self._place(client_id), client_id in self._trained, self._evictions.of(client_id))
         if key not in self._planned:
-            self._planned[key] = self._traffic.undisturbed_s(self._priced(VisitKind.TRAIN, client_id, 0))
+            visit = self._evictions.foreseen(self._priced(VisitKind.TRAIN, client_id, 0))
+            self._planned[key] = self._traffic.undisturbed_s(visit)
         return self._planned[key]
 
     # The course of a task.
@@ -135,7 +139,8 @@ class Engine:
     def state(self) -> EngineState:
         """Where the engine stands, between two tasks or before a task's end."""
         unfinished = {client: tuple(tasks) for client, tasks in self._unfinished.items() if tasks}
-        return EngineState(self.now_s, self._merges, unfinished, frozenset(self._dropped), dict(self._last_visit_s))
+        dropped, evicted = frozenset(self._dropped), self._evictions.clients
+        return EngineState(self.now_s, self._merges, unfinished, dropped, dict(self._last_visit_s), evicted)
 
     @property
     def trained(self) -> frozenset[int]:
@@ -355,7 +360,7 @@ class Engine:
         task_index = self._place(client_id) if past is None else past.task_index
         trained = client_id in self._trained if past is None else past.trained
         facts = self._course.facts(client_id, task_index, round_index, trained_this_task=trained)
-        return self._ledger.price(VisitOrder(kind, facts, self._course.seed))
+        return self._ledger.price(self._evictions.as_it_is(VisitOrder(kind, facts, self._course.seed)))
 
     def _finishing(self, client_id: int) -> Flight | None:
         """Return the visit that finishes the first task whose end a client has not seen, if there is one."""
@@ -366,6 +371,9 @@ class Engine:
         return Flight(visit, attempt=tasks[0].tries)
 
     def _begin(self, flights: Sequence[Flight]) -> None:
+        for flight in flights:
+            made_room = self._evictions.begin(flight, self.now_s, self._traffic.is_on)
+            self._steps += [made_room] if made_room else []
         if flights:
             self._steps.append(Began(tuple(flights)))
         for flight in flights:
@@ -411,6 +419,7 @@ class Engine:
 
     def _lose_unbegun(self, flight: Flight, status: Status) -> None:
         """Lose a training visit whose client did not get through what it had to finish before."""
+        self._evictions.reprice(flight)
         flight.start_s = flight.end_s = self.now_s
         flight.phase, flight.status = Phase.DONE, status
 
@@ -424,6 +433,7 @@ class Engine:
                 self._unfinished[client_id].pop(0)
             elif order.kind is VisitKind.TRAIN:
                 self._trained.add(client_id)
+                self._evictions.trained(client_id)
             return
         if order.kind is VisitKind.FINISH_TASK:
             first = self._unfinished[client_id][0]
@@ -432,9 +442,10 @@ class Engine:
             sizes = {
                 "peak_memory_bytes": flight.priced.plan.peak_memory_bytes,
                 "device_memory_bytes": flight.priced.device.memory_bytes,
+                **self._evictions.tried(flight.priced),
             }
             self._steps.append(Happened(self.now_s, "memory_exceeded", client_id, {**order.indices, **sizes}))
-            if self._conditions.drop_out_of_memory:
+            if self._conditions.on_out_of_memory is OnOutOfMemory.DROP_CLIENT:
                 self._dropped.add(client_id)
                 self._traffic.retire(client_id)
                 self._unfinished.pop(client_id, None)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedknow_ray.federation.eviction import Evicted
+
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
@@ -18,13 +20,15 @@ class Unfinished:
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """Where the engine stands between tasks. *unfinished* what clients have yet to finish; *dropped* who has left."""
+    """Where the engine stands between tasks. *unfinished* what clients have yet to finish; *dropped* who has left;
+    *evicted* what clients have thrown away."""
 
     now_s: float = 0.0
     merges: int = 0
     unfinished: Mapping[int, tuple[Unfinished, ...]] = field(default_factory=dict)
     dropped: frozenset[int] = frozenset()
     last_visit_s: Mapping[int, float] = field(default_factory=dict)
+    evicted: Mapping[int, Evicted] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """Return it as values that JSON can hold; see `of_plain`."""
@@ -36,6 +40,7 @@ class EngineState:
             ],
             "dropped": sorted(self.dropped),
             "last_visit_s": [[client_id, time_s] for client_id, time_s in self.last_visit_s.items()],
+            "evicted": [[client_id, of.tasks, of.at_training] for client_id, of in self.evicted.items()],
         }
 
     @staticmethod
@@ -47,4 +52,5 @@ class EngineState:
             unfinished={c: tuple(Unfinished(*task) for task in tasks) for c, tasks in plain["unfinished"]},
             dropped=frozenset(plain["dropped"]),
             last_visit_s=dict(plain["last_visit_s"]),
+            evicted={client_id: Evicted(*of) for client_id, *of in plain["evicted"]},
         )

@@ -31,6 +31,12 @@ class PricedVisit:
     download_bytes: int
     upload_bytes: int
 
+    @property
+    def fits(self) -> bool:
+        """Whether its device can hold it; one whose memory is not known holds everything."""
+        limit = self.device.memory_bytes
+        return limit is None or self.plan.peak_memory_bytes <= limit
+
     def check(self, report: VisitReport) -> None:
         """Compare plan and count step by step: seconds are a maximum a step, so equal totals may take other times.
 
@@ -64,6 +70,10 @@ class Traits(Protocol):
     @property
     def refines(self) -> bool:
         """Whether each client of a round makes a further visit right after aggregation."""
+
+    @property
+    def evicts(self) -> bool:
+        """Whether a client can throw away what it knows of its oldest past tasks."""
 
 
 class Prices(Protocol):

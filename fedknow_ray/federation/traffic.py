@@ -12,6 +12,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TypeAlias
 
 from fedknow_ray.federation.flight import Flight, Phase, Status
@@ -27,18 +28,29 @@ from fedknow_ray.simulation.network import Network, StreamPosition
 _LOSS, _RING = 2**31, 2**32
 
 
+class OnOutOfMemory(StrEnum):
+    """What comes of a visit that its device cannot hold."""
+
+    FAIL = "fail"
+    """It is lost."""
+    DROP_CLIENT = "drop_client"
+    """It is lost, and its client leaves for good."""
+    EVICT_OLDEST_KNOWLEDGE = "evict_oldest_knowledge"
+    """Its client throws away the knowledge of its oldest tasks if that helps (eviction); else it is lost."""
+
+
 @dataclass(frozen=True)
 class Conditions:
-    """What clients live in: their links, when they are on, and which visits fail.
+    """What clients live in: their links, when they are on, which visits fail, and what becomes of those that do not
+    fit.
 
-    *network* makes the links of a run whose clock stands at a time. *drop_out_of_memory*: a client whose device cannot
-    hold a visit leaves for good; else only that visit is lost.
+    *network* makes the links of a run whose clock stands at a time.
     """
 
     network: Callable[[float], Network[Flight]]
     availability: Availability = field(default_factory=AlwaysOn)
     failures: Failures = field(default_factory=lambda: Failures(seed=0))
-    drop_out_of_memory: bool = False
+    on_out_of_memory: OnOutOfMemory = OnOutOfMemory.FAIL
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +197,7 @@ class Traffic:
 
     def _compute(self, flight: Flight) -> None:
         flight.phase, flight.phase_start_s = Phase.COMPUTE, self._now_s
-        limit = flight.priced.device.memory_bytes
-        if limit is not None and flight.priced.plan.peak_memory_bytes > limit:
+        if not flight.priced.fits:
             self._land(flight, Status.OUT_OF_MEMORY)
             return
         flight.compute_s = flight.priced.compute_s if self._measure is None else self._measure(flight)

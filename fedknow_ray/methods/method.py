@@ -42,6 +42,8 @@ class VisitFacts:
     *images* training images of the client for this task; *classes* head rows of one task; *task_index* is also the
     number of past tasks. *trained_this_task*: the client has had a training visit in this task. *test_images* of the
     client in the tasks learnt so far, this one included: what it evaluates its model on at the end of the task.
+    *evicted_tasks* of its oldest past tasks the client knows nothing any more (`Method.evicts`); *newly_evicted* of
+    them are gone since its last training visit in this task: 0 where it had none, and in visits of other kinds.
     """
 
     client_id: int
@@ -51,6 +53,13 @@ class VisitFacts:
     classes: int
     trained_this_task: bool
     test_images: int = 0
+    evicted_tasks: int = 0
+    newly_evicted: int = 0
+
+    @property
+    def remembered_tasks(self) -> int:
+        """How many past tasks, the newest ones, the client still has knowledge of."""
+        return self.task_index - self.evicted_tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +159,15 @@ class Method(ABC):
     def stored_bytes(self, facts: VisitFacts) -> int:
         """Return what of `kept_bytes` lies on storage: in memory only in a visit that reads it, as `Plan` says."""
         return 0
+
+    @property
+    def evicts(self) -> bool:
+        """Whether a client can throw away what it knows of its oldest past tasks, one task after another.
+
+        Then plans, visits and `kept_bytes` follow `VisitFacts.evicted_tasks`. A visit may be ordered with more evicted
+        tasks than the last one, never with fewer; what a client's state still holds of them is dropped there.
+        """
+        return False
 
     @classmethod
     def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:

@@ -51,6 +51,22 @@ def test_the_json_is_the_last_line(config: Path):
     assert method["memory"][0]["stops_at"] is None
 
 
+def test_a_board_that_evicts_is_told_with_the_task(config: Path, tmp_path: Path):
+    paper = ["--methods", "fedknow", "--set", "method.variant=paper", "--set", "scenario.tasks=4"]
+    paper += ["--set", "scenario.samples_per_client=10", "--set", "on_out_of_memory=evict_oldest_knowledge"]
+    (roomy,) = json.loads(forecast(config, *paper, "--json").output.splitlines()[-1])["methods"]
+    peaks = roomy["memory"][0]["peak_bytes"]["train"]
+    assert roomy["memory"][0]["evicts_at"] is None
+    figure = f"{{value: {(peaks[1] + peaks[2]) // 2}, basis: measured, source: a test}}"
+    (tmp_path / "tight.yaml").write_text(f"name: tight\ninherits: jetson-nano\nmemory_bytes: {figure}\n")
+    tight = ["--set", f"devices_path={tmp_path / 'tight.yaml'}", "--set", "fleet.0.device=tight"]
+    done = forecast(config, *paper, *tight)
+    assert "tight: evicts knowledge from task 2 on, of 2 past tasks by the last; every visit fits" in done.output
+    assert done.output.count(" evicts ") == 2 + 1
+    (told,) = json.loads(forecast(config, *paper, *tight, "--json").output.splitlines()[-1])["methods"]
+    assert [told["memory"][0][key] for key in ("evicts_at", "stops_at", "evicted_tasks")] == [2, None, [0, 0, 1, 2]]
+
+
 def test_a_measured_clock_is_refused(config: Path):
     done = forecast(config, "--set", "clock=measured", "--set", "host_device=jetson-nano")
     assert isinstance(done.exception, UserError)

@@ -38,6 +38,14 @@ def run_small(
     return execute(write_config(folder), overrides or {}, backend="local", out=folder / out, watcher=watcher)
 
 
+def with_memory(folder: Path, memory_bytes: int | None, watts: str = "") -> dict[str, Any]:
+    """A nano with so much memory, in place of the one that ships."""
+    figure = "null" if memory_bytes is None else f"{{value: {memory_bytes}, basis: measured, source: a test}}"
+    folder.mkdir(exist_ok=True)
+    (folder / "tight.yaml").write_text(f"name: tight\ninherits: jetson-nano\nmemory_bytes: {figure}\n{watts}")
+    return {"devices_path": folder / "tight.yaml", "fleet.0.device": "tight"}
+
+
 def tables(run: Run) -> dict[str, pa.Table]:
     """All tables that a seed decides; host columns and the process of `placement` are not."""
     return {

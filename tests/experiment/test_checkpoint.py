@@ -155,8 +155,8 @@ def test_other_images_under_the_same_name_are_refused(saved: Path, tmp_path: Pat
         (lambda data: b"PAR1" + data, "is not a checkpoint of fedknow-ray"),
         (lambda data: b"", "is not a checkpoint of fedknow-ray"),
         (
-            lambda data: data.replace(b"checkpoint 2", b"checkpoint 3", 1),
-            "has checkpoint format 3, this program reads 2",
+            lambda data: data.replace(b"checkpoint 3", b"checkpoint 4", 1),
+            "has checkpoint format 4, this program reads 3",
         ),
         (lambda data: data[:-100_000], "is broken"),
         (lambda data: data[:30], "is broken"),
@@ -284,7 +284,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path):
 
 def test_the_header_can_be_read_with_a_pager(tmp_path: Path):
     lines = write_small_checkpoint(tmp_path, write_config(tmp_path)).read_bytes().split(b"\n")
-    assert lines[0] == b"fedknow-ray checkpoint 2"
+    assert lines[0] == b"fedknow-ray checkpoint 3"
     assert json.loads(lines[1])["past"]["scenario"]["dataset"] == "digits"
 
 

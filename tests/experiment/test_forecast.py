@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import run_small, write_config
+from small import run_small, with_memory, write_config
 
 from fedknow_ray.errors import ConfigError, UserError
 from fedknow_ray.experiment.forecast import Forecast, MemoryForecast, forecast_file
@@ -69,14 +69,6 @@ def test_each_method_has_the_settings_that_it_knows(tmp_path: Path):
     assert fedknow.virtual_time_s > fedavg.virtual_time_s
 
 
-def with_memory(folder: Path, memory_bytes: int | None, watts: str = "") -> dict[str, Any]:
-    """A nano with so much memory, in place of the one that ships."""
-    figure = "null" if memory_bytes is None else f"{{value: {memory_bytes}, basis: measured, source: a test}}"
-    folder.mkdir(exist_ok=True)
-    (folder / "tight.yaml").write_text(f"name: tight\ninherits: jetson-nano\nmemory_bytes: {figure}\n{watts}")
-    return {"devices_path": folder / "tight.yaml", "fleet.0.device": "tight"}
-
-
 def test_the_first_task_that_does_not_fit_is_named_and_its_visits_are_lost(tmp_path: Path):
     knowing = {**FEDKNOW, "training.rounds_per_task": 3}
     (roomy,) = forecasts(tmp_path, knowing)
@@ -91,8 +83,27 @@ def test_the_first_task_that_does_not_fit_is_named_and_its_visits_are_lost(tmp_p
 
 
 def test_a_device_of_unknown_memory_holds_everything():
-    memory = MemoryForecast("board", None, {"train": (10**15,)}, (0,), (0,))
-    assert memory.stops_at is None
+    peaks = {"train": (10**15,)}
+    memory = MemoryForecast("board", None, peaks, (0,), (0,), peaks, (0,))
+    assert (memory.stops_at, memory.evicts_at) == (None, None)
+
+
+def test_a_device_that_evicts_stops_fitting_where_nothing_is_left_to_evict():
+    """Of 35 bytes: the end of task 2 takes more with no past task either."""
+    train, finish = {"train": (10, 20, 30, 40)}, {"finish_task": (10, 36, 36, 37)}
+    memory = MemoryForecast(
+        device="board",
+        memory_bytes=35,
+        peak_bytes={**train, **finish},
+        kept_bytes=(0, 1, 2, 3),
+        stored_bytes=(0, 1, 2, 3),
+        least_bytes={"train": (10, 10, 10, 10), "finish_task": (10, 35, 36, 36)},
+        evicted_tasks=(0, 1, 2, 3),
+    )
+    assert (memory.evicts_at, memory.stops_at) == (1, 2)
+    assert [memory.fits(t) for t in range(4)] == [True, False, False, False]
+    assert memory.highest(3) == ("train", 40)
+    assert memory.highest(3, least=True) == ("finish_task", 36)
 
 
 def test_joules_are_unknown_where_a_device_lacks_its_watts(tmp_path: Path):

@@ -54,6 +54,14 @@ def test_what_is_trained_does_not_depend_on_the_clock(config: Path, tmp_path: Pa
     assert measured.summary["upload_bytes"] == virtual.summary["upload_bytes"]
 
 
+def test_a_client_whose_visit_was_made_and_lost_hears_its_past_tasks_again(config: Path, tmp_path: Path):
+    """Its next visit is planned as its first one in the task, and the work counted is what was planned."""
+    failing = {"failures.schedule": [{"client": 0, "task": 1, "round": 0, "at": 0.5}]}
+    often = {"method": {"name": "fedknow"}, "training.client_fraction": 1.0, "training.rounds_per_task": 2}
+    run = execute(config, {**failing, **often}, backend="local", out=tmp_path / "run")
+    assert run.visits["status"].to_pylist().count("failed") == 1
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [

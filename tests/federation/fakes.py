@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedknow_ray.federation.course import Course
@@ -160,9 +160,10 @@ class Trial:
     start: SchedulerState | None = None
     policy: Policy | None = None
     conditions: Conditions = field(default_factory=conditions)
+    devices: tuple[Device, ...] = DEVICES
 
     def __post_init__(self) -> None:
-        ledger = make_ledger(self.method)
+        ledger = replace(make_ledger(self.method), devices=self.devices)
         self.executor = FakeExecutor(ledger, self.tamper)
         self.rows: list[Row] = []
         images = ((10, 11), (20, 21), (30, 31))

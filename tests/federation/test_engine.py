@@ -19,6 +19,7 @@ from fedknow_ray.federation.decisions import Alarm, Decision, EndRound, EndTask,
 from fedknow_ray.federation.engine import Engine, StuckPolicy
 from fedknow_ray.federation.engine_state import EngineState, Unfinished
 from fedknow_ray.federation.flight import Flight
+from fedknow_ray.federation.traffic import OnOutOfMemory
 from fedknow_ray.methods.method import Plan, VisitFacts
 from fedknow_ray.results.schema import EventRow, VisitRow
 from fedknow_ray.simulation.availability_gaps import Membership
@@ -230,7 +231,11 @@ def test_a_device_whose_memory_is_not_known_holds_everything():
 
 def test_a_client_is_dropped_for_good_where_that_is_asked_for():
     told = Told(
-        in_rounds(2, cohorts=[(0, 1)]), conditions(drop_out_of_memory=True), tasks=2, method=Large(), devices=ROOMY
+        in_rounds(2, cohorts=[(0, 1)]),
+        conditions(on_out_of_memory=OnOutOfMemory.DROP_CLIENT),
+        tasks=2,
+        method=Large(),
+        devices=ROOMY,
     )
     assert [clients for _, _, _, clients in told.rounds] == [(0, 1), (0,), (0,), (0,)]
     assert told.events == [(2.5, "memory_exceeded", 1), (2.5, "client_dropped", 1)]
@@ -239,7 +244,7 @@ def test_a_client_is_dropped_for_good_where_that_is_asked_for():
 
 
 def test_rounds_of_clients_that_were_all_dropped_are_empty():
-    told = Told(in_rounds(3, cohorts=[(1,)]), conditions(drop_out_of_memory=True), method=Large())
+    told = Told(in_rounds(3, cohorts=[(1,)]), conditions(on_out_of_memory=OnOutOfMemory.DROP_CLIENT), method=Large())
     assert told.rounds == [(0, 0.0, 2.5, (1,)), (1, 2.5, 2.5, ()), (2, 2.5, 2.5, ())]
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedknow_ray.federation.engine_state import EngineState, Unfinished
+from fedknow_ray.federation.eviction import Evicted
 
 times = st.floats(0, 1e12)
 ids = st.integers(0, 50)
@@ -19,17 +20,20 @@ states = st.builds(
     unfinished=st.dictionaries(ids, st.lists(unfinished, min_size=1, max_size=3).map(tuple), max_size=3),
     dropped=st.frozensets(ids, max_size=3),
     last_visit_s=st.dictionaries(ids, times, max_size=3),
+    evicted=st.dictionaries(ids, st.builds(Evicted, ids, ids), max_size=3),
 )
 
 
 def test_a_state_as_plain_values():
-    state = EngineState(1.5, 3, {2: (Unfinished(0, True, 2), Unfinished(1, False))}, frozenset({4, 1}), {0: 0.1})
+    tasks = {2: (Unfinished(0, True, 2), Unfinished(1, False))}
+    state = EngineState(1.5, 3, tasks, frozenset({4, 1}), {0: 0.1}, {2: Evicted(3, at_training=1)})
     assert state.plain() == {
         "now_s": 1.5,
         "merges": 3,
         "unfinished": [[2, [[0, True, 2], [1, False, 0]]]],
         "dropped": [1, 4],
         "last_visit_s": [[0, 0.1]],
+        "evicted": [[2, 3, 1]],
     }
 
 

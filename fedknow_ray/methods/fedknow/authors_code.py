@@ -30,6 +30,10 @@ Read into the description where it is silent: the old model is taken after the d
 the head's gradient.
 
 With one task the federated model is FedAvg's to the bit, since the pack net draws from a stream of its own.
+
+It cannot evict the knowledge of its oldest tasks (`Method.evicts`): what it keeps is one network, in which the past
+model of a task is made of the weights of all tasks up to it. Without those of task 0 there is no later one, and the net
+would take as many bytes as before.
 """
 
 from __future__ import annotations

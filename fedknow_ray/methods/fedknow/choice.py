@@ -39,7 +39,8 @@ MEASURING_ROWS = 3
 def choose_tasks(
     learner: Learner, knowledge: tuple[Knowledge, ...], data: TaskData, settings: FedKnowSettings
 ) -> tuple[int, ...]:
-    """Return the indices of the signature tasks, ascending. The learner's network holds the visit's start model."""
+    """Return which of the tasks that *knowledge* is of, the client's newest ones, are signature tasks: places in it,
+    ascending. The learner's network holds the visit's start model."""
     t, k, name = len(knowledge), settings.signature_tasks, settings.selection
     if not measures_gradients(name, t, k):
         return choose_without_gradients(name, t, k, learner.order)
@@ -50,7 +51,7 @@ def choose_tasks(
 
 def plan_choice(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings) -> Work:
     """Return the work of `choose_tasks`."""
-    if not measures_gradients(settings.selection, facts.task_index, settings.signature_tasks):
+    if not measures_gradients(settings.selection, facts.remembered_tasks, settings.signature_tasks):
         return Work.none()
     n = costs.batches(facts.images)[0]
     each = [
@@ -59,7 +60,7 @@ def plan_choice(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings) 
         costs.backward("select", n, facts.classes),
         costs.passes("select", SELECT_PASSES),
     ]
-    return repeat([costs.forward_backward("select", n, facts.classes)], 1) + repeat(each, facts.task_index)
+    return repeat([costs.forward_backward("select", n, facts.classes)], 1) + repeat(each, facts.remembered_tasks)
 
 
 def _distances(
@@ -77,7 +78,8 @@ def _distances(
     backward_into(network, z_NF, d_logits_NR @ network.head[:, :-1], g_P)
     learner.log.add(costs.forward_backward("select", n, network.rows))
     distances = []
-    for labels_NR, head in zip(labels, batch.past_heads, strict=True):
+    heads = batch.past_heads[len(batch.past_heads) - len(knowledge) :]
+    for labels_NR, head in zip(labels, heads, strict=True):
         backward_into(network, z_NF, _pull(z_NF, torch.tensor(head), labels_NR, settings), spare_P)
         distances.append(distance(settings.selection, g_P, spare_P))
         learner.log.add(costs.backward("select", n, len(head)))

@@ -87,6 +87,11 @@ class FedKnow(Method):
         return {"method": "fedknow", **settings.model_dump(mode="json", include=names)}
 
     @property
+    def evicts(self) -> bool:
+        """Whether a client can do without the knowledge of its oldest past tasks."""
+        return self._variant.evicts
+
+    @property
     def refines(self) -> bool:
         """Whether each client of a round makes a further visit right after aggregation."""
         return self._variant.refines

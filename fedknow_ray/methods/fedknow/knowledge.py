@@ -4,6 +4,9 @@ At the end of a task a copy of the client's own model is pruned to its largest w
 again on the task's images, and mask, values and head rows are stored. In a later task the signature tasks are chosen
 (choice) and label the client's current images once (teaching); the labels are kept for the whole task (240 images x 9
 tasks x 10 classes: 86 kB).
+
+A client may throw away the knowledge of its oldest tasks, and their labels with it. Where it had heard only some of its
+past tasks by then, it chooses among the rest, and labels, anew.
 """
 
 from __future__ import annotations
@@ -29,10 +32,10 @@ from fedknow_ray.simulation.work import Work, WorkItem
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FedKnowMemory:
-    """The knowledge of all past tasks, and what the signature tasks say of the images of the task being learnt.
+    """The knowledge of past tasks, and what the signature tasks say of the images of the task being learnt.
 
-    *chosen* are the signature tasks of the task *labelled_task* (-1 before the first), *labels_NC* one tensor (N, R)
-    each.
+    *knowledge* of the newest past tasks in their order: all of them, but for those evicted. *chosen* are the signature
+    tasks of the task *labelled_task* (-1 before the first), *labels_NC* one tensor (N, R) each.
     """
 
     knowledge: tuple[Knowledge, ...] = ()
@@ -40,22 +43,42 @@ class FedKnowMemory:
     chosen: tuple[int, ...] = ()
     labels_NC: tuple[Tensor, ...] = ()
 
+    def without(self, evicted_tasks: int) -> FedKnowMemory:
+        """Return the memory without the client's so many oldest tasks."""
+        if not evicted_tasks:
+            return self
+        heard = [pair for pair in zip(self.chosen, self.labels_NC, strict=True) if pair[0] >= evicted_tasks]
+        return FedKnowMemory(
+            knowledge=tuple(one for one in self.knowledge if one.task_index >= evicted_tasks),
+            labelled_task=self.labelled_task,
+            chosen=tuple(task for task, _ in heard),
+            labels_NC=tuple(labels for _, labels in heard),
+        )
+
+
+def hears(facts: VisitFacts, settings: FedKnowSettings) -> bool:
+    """Return whether a training visit chooses signature tasks and labels by them: a client's first one in a task, and
+    the first one after an eviction if not all past tasks had been heard until then."""
+    before = facts.remembered_tasks + facts.newly_evicted
+    return not facts.trained_this_task or (facts.newly_evicted > 0 and before > settings.signature_tasks)
+
 
 def hear_past_tasks(
     learner: Learner, memory: FedKnowMemory, data: TaskData, facts: VisitFacts, settings: FedKnowSettings
 ) -> FedKnowMemory:
-    """Return the memory with the signature tasks of this task and their labels: made at a client's first visit in it,
-    kept after it."""
-    if memory.labelled_task == facts.task_index:
+    """Return the memory with the signature tasks of this task and their labels: made in a visit that `hears`, kept
+    after it."""
+    if memory.labelled_task == facts.task_index and not hears(facts, settings):
         return memory
-    chosen = choose_tasks(learner, memory.knowledge, data, settings)
-    labels = tuple(labels_of(learner, memory.knowledge[task], data, settings) for task in chosen)
+    places = choose_tasks(learner, memory.knowledge, data, settings)
+    labels = tuple(labels_of(learner, memory.knowledge[place], data, settings) for place in places)
+    chosen = tuple(facts.evicted_tasks + place for place in places)
     return replace(memory, labelled_task=facts.task_index, chosen=chosen, labels_NC=labels)
 
 
 def plan_hearing(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings) -> Work:
     """Return the work of choosing the signature tasks and of labelling by them."""
-    k = min(facts.task_index, settings.signature_tasks)
+    k = min(facts.remembered_tasks, settings.signature_tasks)
     return plan_choice(costs, facts, settings) + plan_labelling(costs, facts, k, settings)
 
 
@@ -65,7 +88,7 @@ def hearing_bytes(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings
     Beside what is resident that is one task's knowledge as it was read, the past model made of it, the activations of a
     batch, and two gradients where distances choose. Gradients and optimizer state of training come after it.
     """
-    choosing = measures_gradients(settings.selection, facts.task_index, settings.signature_tasks)
+    choosing = measures_gradients(settings.selection, facts.remembered_tasks, settings.signature_tasks)
     vectors = (MEASURING_ROWS if choosing else 1) * costs.footprint.weight_bytes
     read = knowledge_bytes(costs, facts.classes, settings)
     return costs.resident_bytes(facts) + vectors + read + costs.activation_bytes(facts.images)
@@ -85,7 +108,7 @@ def extraction_bytes(costs: StepCosts, facts: VisitFacts, settings: FedKnowSetti
 def plan_extraction(costs: StepCosts, facts: VisitFacts, settings: FedKnowSettings) -> Work:
     """Return the work of pruning, retraining and storing."""
     step = [item for n in costs.batches(facts.images) for item in _retraining_step(costs, n, facts.classes)]
-    around = [prune_item(costs, facts.task_index, settings), store_item(costs, facts.classes, settings)]
+    around = [prune_item(costs, facts.remembered_tasks, settings), store_item(costs, facts.classes, settings)]
     return repeat(around, 1) + repeat(step, settings.retrain_epochs)
 
 
@@ -105,7 +128,7 @@ def extract(
         taken_P=_taken(memory.knowledge, network.P) if settings.masks == "disjoint" else None,
     )
     network.theta[: network.P] *= mask_P
-    learner.log.add(prune_item(costs, facts.task_index, settings))
+    learner.log.add(prune_item(costs, facts.remembered_tasks, settings))
     loss = None
     for _ in range(settings.retrain_epochs):
         loss = learner.train(data, 1, _MaskedRule(mask_P))

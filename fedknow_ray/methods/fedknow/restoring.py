@@ -38,6 +38,7 @@ from fedknow_ray.methods.fedknow.knowledge import (
     extraction_bytes,
     hear_past_tasks,
     hearing_bytes,
+    hears,
     plan_extraction,
     plan_hearing,
 )
@@ -67,13 +68,18 @@ class RestoringFedKnow(Method):
         return self.settings.own_model == "final"
 
     @property
+    def evicts(self) -> bool:
+        """Yes: the knowledge of each task is a thing of its own."""
+        return True
+
+    @property
     def refines(self) -> bool:
         """The paper's literal reading: a further transfer and epoch right after aggregation."""
         return self.settings.second_use == "after_aggregation"
 
     def train(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
         """Train for the local epochs, the first one in second use where it is due."""
-        memory = hear_past_tasks(learner, _memory(state), data, facts, self.settings)
+        memory = hear_past_tasks(learner, _memory(state, facts), data, facts, self.settings)
         tally, parts = Tally(), []
         notes: Mapping[str, float] = {}
         if second := self._second_use_epochs(facts):
@@ -99,16 +105,16 @@ class RestoringFedKnow(Method):
         second = self._second_use_epochs(facts)
         epochs = self.training.local_epochs - second
         work = self.costs.training_epochs("train", facts.images, facts.classes, second + epochs)
-        if not facts.trained_this_task:
+        if hears(facts, self.settings):
             work += plan_hearing(self.costs, facts, self.settings)
         work += self._plan_second_use(facts) if second else Work.none()
-        if facts.task_index and epochs:
+        if facts.remembered_tasks and epochs:
             work += self._plan_restoring(facts, epochs)
         return Plan(work, self._training_bytes(facts))
 
     def finish_task(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
         """Extract the knowledge of the task from the client's own model."""
-        memory = _memory(state)
+        memory = _memory(state, facts)
         knowledge, loss = extract(learner, memory, data, facts, self.settings)
         notes = _kept_notes(learner, knowledge)
         if loss is not None:
@@ -124,7 +130,7 @@ class RestoringFedKnow(Method):
         """Train the aggregate for one epoch, constrained by the own model that went into it."""
         rule = self._second_use_rule(learner, state, data)
         loss = learner.train(data, 1, rule)
-        return Outcome(_memory(state), loss, notes=rule.notes())
+        return Outcome(_memory(state, facts), loss, notes=rule.notes())
 
     def plan_refine(self, facts: VisitFacts) -> Plan:
         """Return the work of that epoch."""
@@ -132,13 +138,13 @@ class RestoringFedKnow(Method):
         return Plan(work, self._training_bytes(facts))
 
     def kept_bytes(self, facts: VisitFacts) -> int:
-        """Return the bytes of the knowledge of all past tasks, and of the signature tasks' labels for the task at
-        hand."""
+        """Return the bytes of the knowledge of all past tasks that are not evicted, and of the signature tasks' labels
+        for the task at hand."""
         return self.stored_bytes(facts) + self._label_bytes(facts)
 
     def stored_bytes(self, facts: VisitFacts) -> int:
-        """Return the bytes of the knowledge of all past tasks."""
-        return facts.task_index * knowledge_bytes(self.costs, facts.classes, self.settings)
+        """Return the bytes of the knowledge of all past tasks that are not evicted."""
+        return facts.remembered_tasks * knowledge_bytes(self.costs, facts.classes, self.settings)
 
     def _second_use_epochs(self, facts: VisitFacts) -> int:
         """One epoch if the client has a model of its own *of this task*: the constraint is of this task's loss."""
@@ -192,7 +198,7 @@ class RestoringFedKnow(Method):
         return FLOAT_BYTES * facts.images * facts.classes * self._constraints(facts)
 
     def _constraints(self, facts: VisitFacts) -> int:
-        return min(facts.task_index, self.settings.signature_tasks)
+        return min(facts.remembered_tasks, self.settings.signature_tasks)
 
     def _training_bytes(self, facts: VisitFacts) -> int:
         """Labels, and what takes more: hearing past tasks, or plain training with a buffer of gradients.
@@ -202,13 +208,13 @@ class RestoringFedKnow(Method):
         second_use = 2 * (self.settings.second_use != "off" and facts.trained_this_task)
         rows = max(second_use, self._projected_rows(facts))
         training = self.costs.training_bytes(facts) + rows * self.costs.footprint.weight_bytes
-        hears = self._constraints(facts) and not facts.trained_this_task
-        hearing = hearing_bytes(self.costs, facts, self.settings) if hears else 0
+        listens = self._constraints(facts) and hears(facts, self.settings)
+        hearing = hearing_bytes(self.costs, facts, self.settings) if listens else 0
         return max(training, hearing) + self._label_bytes(facts)
 
     def _projected_rows(self, facts: VisitFacts) -> int:
         """Return how many vectors of all weights the integration holds at once: g, those of past tasks, the update."""
-        if self._summing or not facts.task_index:
+        if self._summing or not facts.remembered_tasks:
             return 0
         return self._constraints(facts) + 1 + (self.settings.integration == "preconditioned")
 
@@ -229,8 +235,9 @@ def _all_heads(memory: FedKnowMemory, data: TaskData, past: PastTasks) -> tuple[
     return tuple(trained.get(task, head_RF) for task, head_RF in enumerate(data.past_heads))
 
 
-def _memory(state: ClientState) -> FedKnowMemory:
-    return state.memory if isinstance(state.memory, FedKnowMemory) else FedKnowMemory()
+def _memory(state: ClientState, facts: VisitFacts) -> FedKnowMemory:
+    memory = state.memory if isinstance(state.memory, FedKnowMemory) else FedKnowMemory()
+    return memory.without(facts.evicted_tasks)
 
 
 def _kept_notes(learner: Learner, knowledge: Knowledge) -> dict[str, float]:

@@ -43,7 +43,8 @@ def read_item(costs: StepCosts, classes: int, settings: FedKnowSettings) -> Work
     return costs.stored("teach", 1, knowledge_bytes(costs, classes, settings))
 
 
-def prune_item(costs: StepCosts, past_tasks: int, settings: FedKnowSettings) -> WorkItem:
-    """Pruning a copy of the weights; masks that must not overlap need those of all past tasks, which are read."""
-    masks = past_tasks * mask_bytes(costs, settings) if settings.masks == "disjoint" else 0
+def prune_item(costs: StepCosts, remembered_tasks: int, settings: FedKnowSettings) -> WorkItem:
+    """Pruning a copy of the weights; masks that must not overlap need those of all tasks that are kept: they are
+    read."""
+    masks = remembered_tasks * mask_bytes(costs, settings) if settings.masks == "disjoint" else 0
     return costs.stored("prune", PRUNE_PASSES, masks)

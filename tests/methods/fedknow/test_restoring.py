@@ -250,9 +250,11 @@ def test_the_method_hands_each_task_its_own_head_rows(seen: list[Tensor]):
 # The choice of signature tasks
 
 
+@pytest.mark.parametrize("evicted", [0, 1])
 @pytest.mark.parametrize("selection", ["wasserstein", "wasserstein_sorted", "cosine"])
-def test_signature_tasks_are_the_farthest_at_the_model_that_the_first_visit_starts_from(selection: str):
-    """The broadcast with the client's own head rows, in evaluation mode on the first 8 images."""
+def test_signature_tasks_are_the_farthest_at_the_model_that_the_first_visit_starts_from(selection: str, evicted: int):
+    """The broadcast with the client's own head rows, in evaluation mode on the first 8 images; of all four past tasks,
+    or of the newest three."""
     bench = Bench("fedknow", {"signature_tasks": 2, "selection": selection}, spec=NORMED, tasks=5)
     through(bench, 4)
     head_CF, knowledge = torch.tensor(bench.state().head_CF), bench.state().memory.knowledge
@@ -261,12 +263,12 @@ def test_signature_tasks_are_the_farthest_at_the_model_that_the_first_visit_star
     batch = batch_of(bench.learner, 8, data)
     own = obvious_own_gradient(twin, head_CF[8:10], batch, NORMED)
     gradients = []
-    for task, one in enumerate(knowledge):
+    for task, one in list(enumerate(knowledge))[evicted:]:
         labels = labels_of(make_learner(NORMED), one, data, FedKnowSettings())[:8]
         gradients.append(obvious_gradient(twin, head_CF[2 * task : 2 * task + 2], batch, labels, 2.0, NORMED))
     expected = choose(selection, own, torch.stack(gradients), 2, np.random.default_rng(0))
-    trained(bench, 4)
-    assert bench.state().memory.chosen == expected
+    trained(bench, 4, evicted_tasks=evicted)
+    assert bench.state().memory.chosen == tuple(evicted + place for place in expected)
 
 
 def test_the_choice_is_of_a_task_and_made_anew_in_the_next():
