@@ -112,13 +112,20 @@ def _check_table(folder: Path, table: str) -> None:
         raise RunDirectoryError(
             f"{path} has schema version {version}, this program knows up to {SCHEMA_VERSION}; update fedknow-ray"
         )
-    if not found.equals(TABLES[table]):
+    if not _is_of(found, TABLES[table]):
         raise RunDirectoryError(f"{path} does not have the columns of version {SCHEMA_VERSION} of the table {table!r}")
+
+
+def _is_of(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Return whether a file has the columns of a schema; one that may have nulls by now need not have had any then."""
+    return found.names == schema.names and pa.schema(
+        field.with_nullable(field.nullable or own.nullable) for field, own in zip(found, schema, strict=True)
+    ).equals(schema)
 
 
 def _read_table(folder: Path, table: str) -> pa.Table:
     path = folder / f"{table}.parquet"
     try:
-        return pq.read_table(path)
+        return pq.read_table(path).cast(TABLES[table])
     except (OSError, pa.ArrowException) as error:
         raise RunDirectoryError(f"cannot read {path}: {error}") from error

@@ -110,6 +110,24 @@ def test_table_without_a_schema_version_is_refused(finished_run):
         load(finished_run)
 
 
+def test_column_that_may_have_nulls_by_now_may_be_of_a_file_in_which_it_could_not(finished_run):
+    path = finished_run / "rounds.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("task_index")
+    pq.write_table(table.cast(table.schema.set(place, table.schema.field(place).with_nullable(False))), path)
+    assert not pq.read_schema(path).field("task_index").nullable
+    assert load(finished_run).rounds.equals(table)
+
+
+def test_column_that_may_not_have_nulls_may_have_none_in_a_file_either(finished_run):
+    path = finished_run / "rounds.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("round_index")
+    pq.write_table(table.cast(table.schema.set(place, table.schema.field(place).with_nullable(True))), path)
+    with pytest.raises(RunDirectoryError, match="does not have the columns of version 1 of the table 'rounds'"):
+        load(finished_run)
+
+
 def test_table_with_other_columns_is_refused(finished_run):
     (finished_run / "events.parquet").write_bytes((finished_run / "rounds.parquet").read_bytes())
     with pytest.raises(RunDirectoryError, match="does not have the columns of version 1 of the table 'events'"):
