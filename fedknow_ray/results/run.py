@@ -118,9 +118,10 @@ def _check_table(folder: Path, table: str) -> None:
 
 def _is_of(found: pa.Schema, schema: pa.Schema) -> bool:
     """Return whether a file has the columns of a schema; one that may have nulls by now need not have had any then."""
-    return found.names == schema.names and pa.schema(
-        field.with_nullable(field.nullable or own.nullable) for field, own in zip(found, schema, strict=True)
-    ).equals(schema)
+    if found.names != schema.names:
+        return False
+    fields = [f.with_nullable(f.nullable or own.nullable) for f, own in zip(found, schema, strict=True)]
+    return bool(pa.schema(fields).equals(schema))
 
 
 def _read_table(folder: Path, table: str) -> pa.Table:
