@@ -266,3 +266,14 @@ def test_what_is_our_own_fault_comes_with_a_traceback(tmp_path: Path, monkeypatc
     assert failure.is_ours
     assert "Traceback" in failure.message
     assert "ZeroDivisionError: a mistake" in failure.message
+
+
+def test_where_tasks_come_by_time_each_run_is_made_from_its_beginning(tmp_path: Path):
+    log, workers = Log(), InlineWorkers()
+    sets = ("task_arrival={every_s: 30}",)
+    assert make(tmp_path, ("fedavg", "fedknow"), (), sets=sets, workers=workers, watcher=log) == {}
+    assert [line for line in log.lines if line.startswith("started")] == [
+        "started fedavg, seed 1 from None",
+        "started fedknow, seed 1 from None",
+    ]
+    assert len(runs(tmp_path)) == 2
