@@ -159,7 +159,7 @@ class Engine:
             if occurrence is None:
                 raise self._stuck()
             if not isinstance(occurrence, Rang):
-                self._landed(occurrence.flight)
+                self._landed(occurrence)
             elif occurrence.tag == task_index:
                 self._decide(self._policy.woken(self))
                 self._refuse_to_wait_for_ever()
@@ -177,9 +177,8 @@ class Engine:
         while self._traffic.busy and (occurrence := self._traffic.next()) is not None:
             if isinstance(occurrence, Rang):
                 continue
-            flight = occurrence.flight
-            self._note(flight)
-            if flight.arrived and (more := self._finishing(flight.client_id)):
+            self._note(occurrence)
+            if occurrence.arrived and (more := self._finishing(occurrence.client_id)):
                 self._begin([more])
                 made.append(more)
             yield from self._told()

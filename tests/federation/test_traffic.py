@@ -8,7 +8,7 @@ from telling import off, shared, spent
 
 from fedknow_ray.federation.flight import Flight, Status
 from fedknow_ray.federation.ledger import PricedVisit
-from fedknow_ray.federation.traffic import Conditions, Landed, Rang, Traffic
+from fedknow_ray.federation.traffic import Conditions, Rang, Traffic
 from fedknow_ray.federation.visit import VisitKind, VisitOrder
 from fedknow_ray.methods.method import Method, VisitFacts
 from fedknow_ray.simulation.link import Link
@@ -35,8 +35,8 @@ def begun(roads: Traffic, *client_ids: int, method: Method | None = None) -> lis
 def landings(roads: Traffic) -> list[tuple[float, int]]:
     found = []
     while (occurrence := roads.next()) is not None:
-        assert isinstance(occurrence, Landed)
-        found.append((roads.now_s, occurrence.flight.client_id))
+        assert isinstance(occurrence, Flight)
+        found.append((roads.now_s, occurrence.client_id))
     return found
 
 
@@ -118,11 +118,11 @@ def test_a_loss_that_was_foreseen_does_not_reach_the_next_flight():
     """Client 1 goes off at 20 s, after its first visit; the second begins at 9 s and would end at 18 s."""
     roads = traffic(conditions(availability=off((1, 20.0, 30.0))))
     begun(roads, 1)
-    assert isinstance(roads.next(), Landed)
+    assert isinstance(roads.next(), Flight)
     second = Flight(priced(1, round_index=1))
     roads.begin(second)
     third = Flight(priced(1, round_index=2))
-    assert isinstance(roads.next(), Landed)
+    assert isinstance(roads.next(), Flight)
     roads.begin(third)
     assert landings(roads) == [(20.0, 1)]
     assert (second.status, third.status) == (Status.OK, Status.OFFLINE)
