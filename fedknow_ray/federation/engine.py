@@ -93,11 +93,11 @@ class Engine:
         """Whether a client has, or will have, more training visits to make than those that are on their way."""
         return True
 
-    def free(self) -> list[int]:
+    def free(self) -> Sequence[int]:
         """Return the clients that take part and make no visit now, ascending."""
         return self._conditions.availability.members_at(self._traffic.idle, self.now_s)
 
-    def on(self, client_ids: Sequence[int]) -> list[int]:
+    def on(self, client_ids: Sequence[int]) -> Sequence[int]:
         """Return those of some clients that are on now, in their order."""
         return self._conditions.availability.on_at(client_ids, self.now_s)
 
@@ -239,7 +239,8 @@ class Engine:
         first = []
         for flight in flights:
             flight.start_s = flight.end_s = self.now_s
-            catching_up = self._finishing(flight.client_id) if self._traffic.is_on(flight.client_id) else None
+            behind = self._unfinished.get(flight.client_id) and self._traffic.is_on(flight.client_id)
+            catching_up = self._finishing(flight.client_id) if behind else None
             if catching_up is not None:
                 self._follows[catching_up] = flight
             first.append(catching_up or flight)
@@ -320,8 +321,9 @@ class Engine:
 
     def _close(self, flights: Sequence[Flight]) -> None:
         """Say of flights that have ended how long their clients waited, in the order of clients."""
+        now_s = self.now_s
         for flight in flights:
-            flight.wait_s = min(self.now_s, flight.next_start_s) - flight.end_s if flight.arrived else 0.0
+            flight.wait_s = min(now_s, flight.next_start_s) - flight.end_s if flight.arrived else 0.0
         if flights:
             self._steps.append(Closed(tuple(sorted(flights, key=lambda f: (f.client_id, f.start_s)))))
 
@@ -367,10 +369,11 @@ class Engine:
     def _begin(self, flights: Sequence[Flight]) -> None:
         if flights:
             self._steps.append(Began(tuple(flights)))
+        now_s, last = self.now_s, self._last_flight
         for flight in flights:
-            if (before := self._last_flight.get(flight.client_id)) is not None:
-                before.next_start_s = self.now_s
-            self._last_flight[flight.client_id] = flight
+            if (before := last.get(flight.client_id)) is not None:
+                before.next_start_s = now_s
+            last[flight.client_id] = flight
             flight.version = self._merges
             self._traffic.begin(flight)
 

@@ -53,8 +53,12 @@ class Selection(ABC):
         """Return *count* of the candidates, uniformly without replacement, in ascending order."""
         if count >= len(candidates):
             return tuple(candidates)
-        picked = self._rng(turn).choice(len(candidates), size=count, replace=False)
-        return tuple(sorted(candidates[int(position)] for position in picked))
+        rng = self._rng(turn)
+        if count == 1:
+            # what choice would draw, for a sixth of the time: one number, below how many there are
+            return (candidates[int(rng.integers(len(candidates)))],)
+        picked = rng.choice(len(candidates), size=count, replace=False).tolist()
+        return tuple(sorted(candidates[position] for position in picked))
 
 
 class Uniform(Selection):
@@ -74,7 +78,7 @@ class Available(Selection):
 
     def pick(self, turn: Turn, count: int) -> tuple[int, ...]:
         """Return clients that are on."""
-        staying: list[int] = []
+        staying: Sequence[int] = ()
         if turn.planned_s is not None:
             staying = self._availability.on_throughout(turn.free, turn.time_s, turn.planned_s)
         return self._draw(staying or self._availability.on_at(turn.free, turn.time_s), turn, count)

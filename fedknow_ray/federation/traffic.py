@@ -83,8 +83,9 @@ class Traffic:
         self._network = conditions.network(now_s)
         self._foreseen = measure is None and self._network.is_private
         self._ways: dict[Flight, tuple[Way, _Place]] = {}
-        """With all known from the beginning, the ways of the flights that are on theirs, and the places of their
-        downloads' ends."""
+        """With all known from the beginning, the ways of the flights that are on theirs, and the places of the events
+        in which they began."""
+        self._fail = conditions.failures.any
         self.now_s = now_s
         """The virtual time."""
         self.busy: dict[int, Flight] = {}
@@ -107,7 +108,8 @@ class Traffic:
             self._clock.push(now_s, _Loss(flight, Status.OFFLINE), (_COMPUTED, client_id))
             return
         way = self._go(flight) if self._foreseen else None
-        self._foresee_loss(flight, until_s, way)
+        if until_s < math.inf or self._fail:
+            self._foresee_loss(flight, until_s, way)
         if way is not None:
             return
         if flight.priced.download_bytes:
@@ -159,13 +161,14 @@ class Traffic:
     def _next_event(self) -> Flight | _Loss | Rang | None:
         """Take out the first event that still means something: of one moment, transfers first."""
         while True:
-            transfer = self._network.next_end()
+            transfer = None if self._foreseen else self._network.next_end()
             if transfer is not None and transfer[0] <= self._clock.next_s:
                 self.now_s = transfer[0]
                 return self._network.end(self.now_s)
-            if not len(self._clock):
+            try:
+                time_s, event = self._clock.pop()
+            except IndexError:
                 return None
-            time_s, event = self._clock.pop()
             flight = event.flight if isinstance(event, _Loss) else event
             if isinstance(flight, Rang) or flight.phase is not Phase.DONE:
                 self.now_s = time_s
@@ -231,15 +234,14 @@ class Traffic:
         """Foresee a flight to its end, which alone is an event."""
         visit, client_id = flight.priced, flight.client_id
         way = foresee(self._network, visit, self.now_s)
-        computed = _COMPUTED, client_id
-        down = (_TRANSFER, self.now_s, *self._clock.last_priority[:2]) if visit.download_bytes else computed
-        self._ways[flight] = way, down
+        begun_in = self._clock.last_priority or ()
+        self._ways[flight] = way, begun_in
         if _exceeds_memory(flight):
-            self._clock.push(way.download_end_s, flight, down)
+            self._clock.push(way.download_end_s, flight, _downloaded(flight, begun_in))
         elif visit.upload_bytes:
-            self._clock.push(way.end_s, flight, (_TRANSFER, way.compute_end_s, *computed))
+            self._clock.push(way.end_s, flight, (_TRANSFER, way.compute_end_s, _COMPUTED, client_id))
         else:
-            self._clock.push(way.end_s, flight, computed)
+            self._clock.push(way.end_s, flight, (_COMPUTED, client_id))
         return way
 
     def _arrive(self, flight: Flight) -> None:
@@ -257,8 +259,8 @@ class Traffic:
         """Bring a flight into the phase in which it stands: past all ends of phases that came before this event."""
         if flight not in self._ways:
             return
-        visit, (way, down) = flight.priced, self._ways.pop(flight)
-        if not self._clock.is_past(way.download_end_s, down):
+        visit, (way, begun_in) = flight.priced, self._ways.pop(flight)
+        if not self._clock.is_past(way.download_end_s, _downloaded(flight, begun_in)):
             return
         flight.download_s, flight.download_bytes = way.download_s, visit.download_bytes
         flight.phase, flight.phase_start_s = Phase.COMPUTE, way.download_end_s
@@ -283,3 +285,10 @@ def _exceeds_memory(flight: Flight) -> bool:
     """Return whether the client's device cannot hold what the visit needs."""
     limit = flight.priced.device.memory_bytes
     return limit is not None and flight.priced.plan.peak_memory_bytes > limit
+
+
+def _downloaded(flight: Flight, begun_in: _Place) -> _Place:
+    """Return the place of the end of a flight's download, given that of the event in which the flight began."""
+    if flight.priced.download_bytes:
+        return _TRANSFER, flight.start_s, *begun_in[:2]
+    return _COMPUTED, flight.client_id

@@ -30,7 +30,8 @@ class EventQueue(Generic[E]):
         self._heap: list[tuple[float, Any, int, E]] = []
         self._sequence = 0
         self._now_s = now_s
-        self._last: tuple[float, Any] = (-math.inf, ())
+        self.last_priority: Any = None
+        """The priority of the event that was popped last; None before the first."""
 
     @property
     def now_s(self) -> float:
@@ -41,11 +42,6 @@ class EventQueue(Generic[E]):
     def next_s(self) -> float:
         """The time of the next event; infinity if none is left."""
         return self._heap[0][0] if self._heap else math.inf
-
-    @property
-    def last_priority(self) -> Any:
-        """The priority of the event that was popped last; () before the first."""
-        return self._last[1]
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -73,10 +69,9 @@ class EventQueue(Generic[E]):
         """
         if not self._heap:
             raise IndexError(f"no event is left at {self._now_s} s")
-        time_s, priority, _, event = heappop(self._heap)
-        self._now_s, self._last = time_s, (time_s, priority)
-        return time_s, event
+        self._now_s, self.last_priority, _, event = heappop(self._heap)
+        return self._now_s, event
 
     def is_past(self, time_s: float, priority: Priority) -> bool:
         """Return whether the clock has gone by a place in the order: an event there would have been popped before."""
-        return (time_s, priority) < self._last
+        return self.last_priority is not None and (time_s, priority) < (self._now_s, self.last_priority)
