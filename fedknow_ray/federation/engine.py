@@ -9,8 +9,7 @@ A client that is off at the end of a task has not finished it. It does so when i
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from fedknow_ray.errors import FedKnowError
@@ -19,6 +18,7 @@ from fedknow_ray.federation.decisions import Alarm, Decision, EndRound, EndTask,
 from fedknow_ray.federation.engine_state import EngineState, Unfinished
 from fedknow_ray.federation.flight import Flight, Phase, Status
 from fedknow_ray.federation.ledger import PricedVisit, Prices
+from fedknow_ray.federation.outlook import Outlook
 from fedknow_ray.federation.steps import Arrived, Began, Closed, Happened, Merged, RoundClosed, Step
 from fedknow_ray.federation.traffic import Conditions, Rang, Traffic
 from fedknow_ray.federation.visit import VisitKind, VisitOrder
@@ -31,8 +31,8 @@ class StuckPolicy(FedKnowError):
     """A policy that waits for something that will never happen."""
 
 
-class Engine:
-    """Tells one task after another; `state` is where it stands in between. It is the `View` of its policy.
+class Engine(Outlook):
+    """Tells one task after another; `state` is where it stands in between.
 
     *measure* gives the compute seconds of a flight that has begun; without it they are the planned ones.
     """
@@ -47,76 +47,19 @@ class Engine:
         measure: Callable[[Flight], float] | None = None,
     ) -> None:
         state = state or EngineState()
-        self._course, self._ledger, self._policy, self._conditions = course, ledger, policy, conditions
         clients = (client_id for client_id in course.clients if client_id not in state.dropped)
-        self._traffic = Traffic(conditions, clients, state.now_s, measure)
+        super().__init__(Traffic(conditions, clients, state.now_s, measure), conditions, state)
+        self._course, self._ledger, self._policy = course, ledger, policy
         self._round_start_s = state.now_s
-        self._merges, self._dropped = state.merges, set(state.dropped)
         self._unfinished = {client: list(tasks) for client, tasks in state.unfinished.items()}
-        self._last_visit_s = dict(state.last_visit_s)
-        self._task_index = 0
         self._ended = False
-        self._trained = set[int]()
         self._follows: dict[Flight, Flight] = {}
         self._last_flight: dict[int, Flight] = {}
         self._stragglers = set[Flight]()
         self._landed_late: list[Flight] = []
         self._idle_alarms = 0
         self._refining: tuple[EndRound, list[Flight]] | None = None
-        self._planned: dict[tuple[int, int, bool], float] = {}
         self._steps: list[Step] = []
-
-    # What a policy sees.
-
-    @property
-    def now_s(self) -> float:
-        """The virtual time."""
-        return self._traffic.now_s
-
-    @property
-    def task_index(self) -> int:
-        """The task that is being learnt."""
-        return self._task_index
-
-    @property
-    def merges(self) -> int:
-        """Merges so far: the version of the present broadcast."""
-        return self._merges
-
-    @property
-    def last_visit_s(self) -> Mapping[int, float]:
-        """When each client's last visit ended."""
-        return self._last_visit_s
-
-    @property
-    def more_to_come(self) -> bool:
-        """Whether a client has, or will have, more training visits to make than those that are on their way."""
-        return True
-
-    def free(self) -> Sequence[int]:
-        """Return the clients that take part and make no visit now, ascending."""
-        return self._conditions.availability.members_at(self._traffic.idle, self.now_s)
-
-    def on(self, client_ids: Sequence[int]) -> Sequence[int]:
-        """Return those of some clients that are on now, in their order."""
-        return self._conditions.availability.on_at(client_ids, self.now_s)
-
-    @property
-    def visiting(self) -> int:
-        """How many clients make a visit now."""
-        return len(self._traffic.busy)
-
-    def next_on_s(self, client_ids: Sequence[int]) -> float:
-        """Return when the first of some clients that make no visit is on; of none given, the first of all."""
-        asked = [c for c in client_ids if c not in self._traffic.busy and c not in self._dropped]
-        return min(map(self._next_on_s, asked if client_ids else self._traffic.idle), default=math.inf)
-
-    def planned_s(self, client_id: int) -> float:
-        """Return how long the client's next training visit would take if nothing happened to it."""
-        key = (client_id, self._place(client_id), client_id in self._trained)
-        if key not in self._planned:
-            self._planned[key] = self._traffic.undisturbed_s(self._priced(VisitKind.TRAIN, client_id, 0))
-        return self._planned[key]
 
     # The course of a task.
 
@@ -335,10 +278,6 @@ class Engine:
 
     # Visits.
 
-    def _place(self, client_id: int) -> int:
-        """Return which of its tasks a client learns now."""
-        return self._task_index
-
     def _index_of(self, client_id: int, round_index: int) -> int:
         """Return the `round_index` of the visit that a client makes in a policy's round, or start."""
         return round_index
@@ -347,10 +286,6 @@ class Engine:
     def _last_index(self) -> int:
         """The `round_index` of the visits at the end of a task."""
         return self._policy.rounds_of_a_task()
-
-    def _next_on_s(self, client_id: int) -> float:
-        """Return when a client that makes no visit could begin one."""
-        return self._conditions.availability.next_on(client_id, self.now_s)
 
     def _priced(self, kind: VisitKind, client_id: int, round_index: int, past: Unfinished | None = None) -> PricedVisit:
         task_index = self._place(client_id) if past is None else past.task_index
