@@ -96,19 +96,19 @@ class Availability(ABC):
 
 
 class AlwaysOn(Availability):
-    """Everybody is on, for good."""
+    """Everybody is on, for good. A list of clients is given back as it is, not copied."""
 
-    def on_at(self, clients: Sequence[int], time_s: float) -> Sequence[int]:
-        """Return what was given."""
-        return clients
+    def on_at(self, clients: Sequence[int], time_s: float) -> list[int]:
+        """Return all of the clients."""
+        return clients if isinstance(clients, list) else list(clients)
 
-    def on_throughout(self, clients: Sequence[int], time_s: float, duration_s: Callable[[int], float]) -> Sequence[int]:
-        """Return what was given."""
-        return clients
+    def on_throughout(self, clients: Sequence[int], time_s: float, duration_s: Callable[[int], float]) -> list[int]:
+        """Return all of the clients."""
+        return self.on_at(clients, time_s)
 
-    def members_at(self, clients: Sequence[int], time_s: float) -> Sequence[int]:
-        """Return what was given."""
-        return clients
+    def members_at(self, clients: Sequence[int], time_s: float) -> list[int]:
+        """Return all of the clients."""
+        return self.on_at(clients, time_s)
 
     def _stretch(self, client_id: int, time_s: float) -> Stretch:
         return Stretch(True, math.inf)
