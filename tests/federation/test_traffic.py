@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from fakes import LINK, PAYLOAD_BYTES, Lonely, conditions, make_ledger
-from telling import off, shared, spent
+from telling import as_planned, off, shared, spent
 
 from fedknow_ray.federation.flight import Flight, Status
 from fedknow_ray.federation.ledger import PricedVisit
@@ -126,6 +126,28 @@ def test_a_loss_that_was_foreseen_does_not_reach_the_next_flight():
     roads.begin(third)
     assert landings(roads) == [(20.0, 1)]
     assert (second.status, third.status) == (Status.OK, Status.OFFLINE)
+
+
+@pytest.mark.parametrize(
+    ("at_s", "expected"),
+    [
+        (1.5, (1.5, 0.0, 0.0, 2 * 10**6, 0)),
+        (2.5, (2.5, 0.0, 0.0, PAYLOAD_BYTES, 0)),
+        (4.0, (2.5, 1.5, 0.0, PAYLOAD_BYTES, 0)),
+        (4.5, (2.5, 2.0, 0.0, PAYLOAD_BYTES, 0)),
+        (6.0, (2.5, 2.0, 1.5, PAYLOAD_BYTES, 10**6)),
+    ],
+)
+def test_a_flight_that_is_lost_has_used_what_it_had_reached(at_s: float, expected: tuple[float, ...]):
+    """Also at the very ends of its phases, of which an alarm comes last; foreseen or not it is the same."""
+    for measure in (None, as_planned):
+        roads = Traffic(conditions(), range(3), 0.0, measure)
+        (flight,) = begun(roads, 1)
+        roads.ring(at_s, tag=0)
+        assert roads.next() == Rang(0)
+        roads.lose(flight, Status.LATE)
+        assert (spent(flight), flight.end_s) == (expected, at_s)
+        assert landings(roads) == []
 
 
 def test_an_undisturbed_visit_takes_what_it_takes_alone():
