@@ -111,7 +111,7 @@ class ArrivalEngine(Engine):
             if occurrence is None:
                 raise self._stuck()
             if not isinstance(occurrence, Rang):
-                self._landed(occurrence.flight)
+                self._landed(occurrence)
             elif occurrence.tag == _LOOK:
                 self._look()
             elif not self._ended:

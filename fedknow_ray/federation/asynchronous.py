@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fedknow_ray.federation.decisions import Alarm, Decision, EndRound, EndTask, Merge, Start, View
 from fedknow_ray.federation.flight import Flight
@@ -139,15 +140,16 @@ class Asynchronous(ABC):
         places = min(self._pace.concurrency - len(self._flying), left)
         if places <= 0:
             return []
-        free = view.free()
-        on = view.on(free)
+        on: Sequence[int] = view.on(view.free())
         decisions: list[Decision] = []
-        turn = turn_of(view, self._begun)
-        while len(decisions) < places and on:
-            picked = self._selection.pick(replace(turn, round_index=self._begun, free=on), 1)
+        while on:
+            picked = self._selection.pick(turn_of(view, self._begun, on), 1)
             decisions.append(Start(picked, self._begun))
-            on.remove(picked[0])
             self._begun += 1
+            if len(decisions) == places:
+                break
+            place = bisect_left(on, picked[0])
+            on = [*on[:place], *on[place + 1 :]]
         return decisions if len(decisions) == places else [*decisions, *self._wake(view, bool(decisions))]
 
     def _wake(self, view: View, started: bool) -> list[Decision]:

@@ -93,10 +93,13 @@ class View(Protocol):
         """
 
     def free(self) -> Sequence[int]:
-        """Return the clients that take part and make no visit now, ascending."""
+        """Return the clients that take part and make no visit now, ascending.
 
-    def on(self, client_ids: Sequence[int]) -> list[int]:
-        """Return those of some clients that are on now, in their order."""
+        To be looked at, not kept or changed: it may be the engine's own list.
+        """
+
+    def on(self, client_ids: Sequence[int]) -> Sequence[int]:
+        """Return those of some clients that are on now, in their order; if all are, it may be what was given."""
 
     @property
     def visiting(self) -> int:

@@ -9,17 +9,17 @@ A client that is off at the end of a task has not finished it. It does so when i
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from fedknow_ray.errors import FedKnowError
 from fedknow_ray.federation.course import Course
 from fedknow_ray.federation.decisions import Alarm, Decision, EndRound, EndTask, Merge, Policy, Start, Stop
 from fedknow_ray.federation.engine_state import EngineState, Unfinished
-from fedknow_ray.federation.eviction import Evicted, Evictions
+from fedknow_ray.federation.eviction import Evictions
 from fedknow_ray.federation.flight import Flight, Phase, Status
 from fedknow_ray.federation.ledger import PricedVisit, Prices
+from fedknow_ray.federation.outlook import Outlook
 from fedknow_ray.federation.steps import Arrived, Began, Closed, Happened, Merged, RoundClosed, Step
 from fedknow_ray.federation.traffic import Conditions, OnOutOfMemory, Rang, Traffic
 from fedknow_ray.federation.visit import VisitKind, VisitOrder
@@ -32,8 +32,8 @@ class StuckPolicy(FedKnowError):
     """A policy that waits for something that will never happen."""
 
 
-class Engine:
-    """Tells one task after another; `state` is where it stands in between. It is the `View` of its policy.
+class Engine(Outlook):
+    """Tells one task after another; `state` is where it stands in between.
 
     *measure* gives the compute seconds of a flight that has begun; without it they are the planned ones.
     """
@@ -48,79 +48,21 @@ class Engine:
         measure: Callable[[Flight], float] | None = None,
     ) -> None:
         state = state or EngineState()
-        self._course, self._ledger, self._policy, self._conditions = course, ledger, policy, conditions
         clients = (client_id for client_id in course.clients if client_id not in state.dropped)
-        self._traffic = Traffic(conditions, clients, state.now_s, measure)
-        self._round_start_s = state.now_s
-        self._merges, self._dropped = state.merges, set(state.dropped)
-        self._unfinished = {client: list(tasks) for client, tasks in state.unfinished.items()}
-        self._last_visit_s = dict(state.last_visit_s)
         evicting = conditions.on_out_of_memory is OnOutOfMemory.EVICT_OLDEST_KNOWLEDGE
-        self._evictions = Evictions(ledger, state.evicted, evicting=evicting)
-        self._task_index = 0
+        evictions = Evictions(ledger, state.evicted, evicting=evicting)
+        super().__init__(Traffic(conditions, clients, state.now_s, measure), conditions, evictions, state)
+        self._course, self._ledger, self._policy = course, ledger, policy
+        self._round_start_s = state.now_s
+        self._unfinished = {client: list(tasks) for client, tasks in state.unfinished.items()}
         self._ended = False
-        self._trained = set[int]()
         self._follows: dict[Flight, Flight] = {}
         self._last_flight: dict[int, Flight] = {}
         self._stragglers = set[Flight]()
         self._landed_late: list[Flight] = []
         self._idle_alarms = 0
         self._refining: tuple[EndRound, list[Flight]] | None = None
-        self._planned: dict[tuple[int, int, bool, Evicted], float] = {}
         self._steps: list[Step] = []
-
-    # What a policy sees.
-
-    @property
-    def now_s(self) -> float:
-        """The virtual time."""
-        return self._traffic.now_s
-
-    @property
-    def task_index(self) -> int:
-        """The task that is being learnt."""
-        return self._task_index
-
-    @property
-    def merges(self) -> int:
-        """Merges so far: the version of the present broadcast."""
-        return self._merges
-
-    @property
-    def last_visit_s(self) -> Mapping[int, float]:
-        """When each client's last visit ended."""
-        return self._last_visit_s
-
-    @property
-    def more_to_come(self) -> bool:
-        """Whether a client has, or will have, more training visits to make than those that are on their way."""
-        return True
-
-    def free(self) -> list[int]:
-        """Return the clients that take part and make no visit now, ascending."""
-        return self._conditions.availability.members_at(self._traffic.idle, self.now_s)
-
-    def on(self, client_ids: Sequence[int]) -> list[int]:
-        """Return those of some clients that are on now, in their order."""
-        return self._conditions.availability.on_at(client_ids, self.now_s)
-
-    @property
-    def visiting(self) -> int:
-        """How many clients make a visit now."""
-        return len(self._traffic.busy)
-
-    def next_on_s(self, client_ids: Sequence[int]) -> float:
-        """Return when the first of some clients that make no visit is on; of none given, the first of all."""
-        asked = [c for c in client_ids if c not in self._traffic.busy and c not in self._dropped]
-        return min(map(self._next_on_s, asked if client_ids else self._traffic.idle), default=math.inf)
-
-    def planned_s(self, client_id: int) -> float:
-        """Return how long the client's next training visit would take if nothing happened to it."""
-        key = (client_id, self._place(client_id), client_id in self._trained, self._evictions.of(client_id))
-        if key not in self._planned:
-            visit = self._evictions.foreseen(self._priced(VisitKind.TRAIN, client_id, 0))
-            self._planned[key] = self._traffic.undisturbed_s(visit)
-        return self._planned[key]
 
     # The course of a task.
 
@@ -164,7 +106,7 @@ class Engine:
             if occurrence is None:
                 raise self._stuck()
             if not isinstance(occurrence, Rang):
-                self._landed(occurrence.flight)
+                self._landed(occurrence)
             elif occurrence.tag == task_index:
                 self._decide(self._policy.woken(self))
                 self._refuse_to_wait_for_ever()
@@ -182,9 +124,8 @@ class Engine:
         while self._traffic.busy and (occurrence := self._traffic.next()) is not None:
             if isinstance(occurrence, Rang):
                 continue
-            flight = occurrence.flight
-            self._note(flight)
-            if flight.arrived and (more := self._finishing(flight.client_id)):
+            self._note(occurrence)
+            if occurrence.arrived and (more := self._finishing(occurrence.client_id)):
                 self._begin([more])
                 made.append(more)
             yield from self._told()
@@ -245,7 +186,8 @@ class Engine:
         first = []
         for flight in flights:
             flight.start_s = flight.end_s = self.now_s
-            catching_up = self._finishing(flight.client_id) if self._traffic.is_on(flight.client_id) else None
+            behind = self._unfinished.get(flight.client_id) and self._traffic.is_on(flight.client_id)
+            catching_up = self._finishing(flight.client_id) if behind else None
             if catching_up is not None:
                 self._follows[catching_up] = flight
             first.append(catching_up or flight)
@@ -326,8 +268,9 @@ class Engine:
 
     def _close(self, flights: Sequence[Flight]) -> None:
         """Say of flights that have ended how long their clients waited, in the order of clients."""
+        now_s = self.now_s
         for flight in flights:
-            flight.wait_s = min(self.now_s, flight.next_start_s) - flight.end_s if flight.arrived else 0.0
+            flight.wait_s = min(now_s, flight.next_start_s) - flight.end_s if flight.arrived else 0.0
         if flights:
             self._steps.append(Closed(tuple(sorted(flights, key=lambda f: (f.client_id, f.start_s)))))
 
@@ -339,10 +282,6 @@ class Engine:
 
     # Visits.
 
-    def _place(self, client_id: int) -> int:
-        """Return which of its tasks a client learns now."""
-        return self._task_index
-
     def _index_of(self, client_id: int, round_index: int) -> int:
         """Return the `round_index` of the visit that a client makes in a policy's round, or start."""
         return round_index
@@ -351,10 +290,6 @@ class Engine:
     def _last_index(self) -> int:
         """The `round_index` of the visits at the end of a task."""
         return self._policy.rounds_of_a_task()
-
-    def _next_on_s(self, client_id: int) -> float:
-        """Return when a client that makes no visit could begin one."""
-        return self._conditions.availability.next_on(client_id, self.now_s)
 
     def _priced(self, kind: VisitKind, client_id: int, round_index: int, past: Unfinished | None = None) -> PricedVisit:
         task_index = self._place(client_id) if past is None else past.task_index
@@ -376,10 +311,11 @@ class Engine:
             self._steps += [made_room] if made_room else []
         if flights:
             self._steps.append(Began(tuple(flights)))
+        now_s, last = self.now_s, self._last_flight
         for flight in flights:
-            if (before := self._last_flight.get(flight.client_id)) is not None:
-                before.next_start_s = self.now_s
-            self._last_flight[flight.client_id] = flight
+            if (before := last.get(flight.client_id)) is not None:
+                before.next_start_s = now_s
+            last[flight.client_id] = flight
             flight.version = self._merges
             self._traffic.begin(flight)
 

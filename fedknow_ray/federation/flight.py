@@ -2,14 +2,14 @@
 
     offline? -> download -> compute -> upload -> done        lost in any of them; its update then reaches nobody
 
-A flight knows seconds and bytes that were really spent. Its update exists only once the executor has made the visit,
-which it does for flights that arrive and for no others.
+A flight that has ended knows the seconds and bytes that were really spent. Its update exists only once the executor has
+made the visit, which it does for flights that arrive and for no others.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from fedknow_ray.federation.ledger import PricedVisit
@@ -49,6 +49,8 @@ class Flight:
     """
 
     priced: PricedVisit
+    client_id: int = field(init=False)
+    """The client whose visit it is."""
     start_s: float = 0.0
     version: int = 0
     attempt: int = 0
@@ -65,10 +67,9 @@ class Flight:
     next_start_s: float = math.inf
     used_in: int | None = None
 
-    @property
-    def client_id(self) -> int:
-        """The client whose visit it is."""
-        return self.priced.order.client_id
+    def __post_init__(self) -> None:
+        # kept, since it is asked for some ten times a visit
+        self.client_id = self.priced.order.facts.client_id
 
     @property
     def images(self) -> int:

@@ -22,13 +22,13 @@ class NobodyComes(UserError):
     """A run that cannot go on: no client that could visit is ever on again."""
 
 
-def turn_of(view: View, round_index: int) -> Turn:
-    """Return what the selection of clients is told."""
+def turn_of(view: View, round_index: int, free: Sequence[int]) -> Turn:
+    """Return what the selection is told that picks from some clients which make no visit now."""
     return Turn(
         task_index=view.task_index,
         round_index=round_index,
         time_s=view.now_s,
-        free=view.free(),
+        free=free,
         planned_s=view.planned_s,
         last_visit_s=view.last_visit_s,
     )
@@ -156,7 +156,7 @@ class Rounds:
 
     def _cohort(self, view: View) -> tuple[int, ...]:
         if self._cohorts is None:
-            return self._selection.pick(turn_of(view, self._round), self._rules.started)
+            return self._selection.pick(turn_of(view, self._round, view.free()), self._rules.started)
         free = set(view.free())
         return tuple(client_id for client_id in self._named(view) if client_id in free)
 

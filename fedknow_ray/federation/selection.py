@@ -16,7 +16,7 @@ from heapq import nsmallest
 import numpy as np
 
 from fedknow_ray.errors import UnknownNameError
-from fedknow_ray.seeding import stream
+from fedknow_ray.seeding_ahead import RoundStreams
 from fedknow_ray.simulation.availability import Availability
 
 
@@ -40,21 +40,25 @@ class Selection(ABC):
     """Picks clients out of those that are free."""
 
     def __init__(self, *, availability: Availability, seed: int) -> None:
-        self._availability, self._seed = availability, seed
+        self._availability, self._streams = availability, RoundStreams(seed, "cohort")
 
     @abstractmethod
     def pick(self, turn: Turn, count: int) -> tuple[int, ...]:
         """Return *count* clients in ascending order; fewer, or none, where there are not as many to pick from."""
 
     def _rng(self, turn: Turn) -> np.random.Generator:
-        return stream(self._seed, "cohort", task=turn.task_index, round_index=turn.round_index)
+        return self._streams.of(turn.task_index, turn.round_index)
 
     def _draw(self, candidates: Sequence[int], turn: Turn, count: int) -> tuple[int, ...]:
         """Return *count* of the candidates, uniformly without replacement, in ascending order."""
         if count >= len(candidates):
             return tuple(candidates)
-        picked = self._rng(turn).choice(len(candidates), size=count, replace=False)
-        return tuple(sorted(candidates[int(position)] for position in picked))
+        rng = self._rng(turn)
+        if count == 1:
+            # what choice would draw, for a sixth of the time: one number, below how many there are
+            return (candidates[int(rng.integers(len(candidates)))],)
+        picked = rng.choice(len(candidates), size=count, replace=False).tolist()
+        return tuple(sorted(candidates[position] for position in picked))
 
 
 class Uniform(Selection):
@@ -74,7 +78,7 @@ class Available(Selection):
 
     def pick(self, turn: Turn, count: int) -> tuple[int, ...]:
         """Return clients that are on."""
-        staying: list[int] = []
+        staying: Sequence[int] = ()
         if turn.planned_s is not None:
             staying = self._availability.on_throughout(turn.free, turn.time_s, turn.planned_s)
         return self._draw(staying or self._availability.on_at(turn.free, turn.time_s), turn, count)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +32,8 @@ class Availability(ABC):
     """Says when each client is on; times are virtual seconds since the start of the run.
 
     Questions come mostly in the order of time and many within one stretch, so the last answer for each client is kept:
-    it holds from the moment that was asked for to the end of the stretch.
+    it holds from the moment that was asked for to the end of the stretch. Who asks which of some clients are on may be
+    given the same sequence back.
     """
 
     def __init__(self) -> None:
@@ -73,11 +74,11 @@ class Availability(ABC):
             raise ValueError(f"client {client_id} is off at {time_s} s, until {until_s} s")
         return until_s
 
-    def on_at(self, clients: Iterable[int], time_s: float) -> list[int]:
+    def on_at(self, clients: Sequence[int], time_s: float) -> Sequence[int]:
         """Return those of the clients that are on, in the order given."""
         return [client_id for client_id in clients if self.stretch(client_id, time_s).on]
 
-    def on_throughout(self, clients: Iterable[int], time_s: float, duration_s: Callable[[int], float]) -> list[int]:
+    def on_throughout(self, clients: Sequence[int], time_s: float, duration_s: Callable[[int], float]) -> Sequence[int]:
         """Return those of the clients that are on and stay so for the whole of each one's duration."""
         return [c for c in self.on_at(clients, time_s) if time_s + duration_s(c) <= self.on_until(c, time_s)]
 
@@ -85,7 +86,7 @@ class Availability(ABC):
         """Return whether the client takes part at all: it has joined and not left; on or off is another matter."""
         return True
 
-    def members_at(self, clients: Iterable[int], time_s: float) -> list[int]:
+    def members_at(self, clients: Sequence[int], time_s: float) -> Sequence[int]:
         """Return those of the clients that take part, in the order given."""
         return [client_id for client_id in clients if self.is_member(client_id, time_s)]
 
@@ -95,19 +96,19 @@ class Availability(ABC):
 
 
 class AlwaysOn(Availability):
-    """Everybody is on, for good."""
+    """Everybody is on, for good. A list of clients is given back as it is, not copied."""
 
-    def on_at(self, clients: Iterable[int], time_s: float) -> list[int]:
+    def on_at(self, clients: Sequence[int], time_s: float) -> list[int]:
         """Return all of the clients."""
-        return list(clients)
+        return clients if isinstance(clients, list) else list(clients)
 
-    def on_throughout(self, clients: Iterable[int], time_s: float, duration_s: Callable[[int], float]) -> list[int]:
+    def on_throughout(self, clients: Sequence[int], time_s: float, duration_s: Callable[[int], float]) -> list[int]:
         """Return all of the clients."""
-        return list(clients)
+        return self.on_at(clients, time_s)
 
-    def members_at(self, clients: Iterable[int], time_s: float) -> list[int]:
+    def members_at(self, clients: Sequence[int], time_s: float) -> list[int]:
         """Return all of the clients."""
-        return list(clients)
+        return self.on_at(clients, time_s)
 
     def _stretch(self, client_id: int, time_s: float) -> Stretch:
         return Stretch(True, math.inf)

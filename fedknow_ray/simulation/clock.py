@@ -1,16 +1,19 @@
 """The virtual clock: a queue of events in a total order, so that the same run happens in the same order everywhere.
 
 Events are ordered by (time_s, priority, sequence): among events of one moment the lower priority comes first, and
-among those the one that was pushed first. The clock stands at the time of the event that was popped last.
+among those the one that was pushed first. A priority is a number, or a tuple of them, the same kind for all events of a
+queue. The clock stands at the event that was popped last.
 """
 
 from __future__ import annotations
 
 import math
 from heapq import heappop, heappush
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 E = TypeVar("E")
+
+Priority: TypeAlias = float | tuple[float, ...]
 
 
 class EventQueue(Generic[E]):
@@ -24,9 +27,11 @@ class EventQueue(Generic[E]):
     """
 
     def __init__(self, now_s: float = 0.0) -> None:
-        self._heap: list[tuple[float, int, int, E]] = []
+        self._heap: list[tuple[float, Any, int, E]] = []
         self._sequence = 0
         self._now_s = now_s
+        self.last_priority: Any = None
+        """The priority of the event that was popped last; None before the first."""
 
     @property
     def now_s(self) -> float:
@@ -41,7 +46,7 @@ class EventQueue(Generic[E]):
     def __len__(self) -> int:
         return len(self._heap)
 
-    def push(self, time_s: float, event: E, priority: int = 0) -> int:
+    def push(self, time_s: float, event: E, priority: Priority = 0) -> int:
         """Schedule an event and return its sequence number, which is unique: events are never compared.
 
         Raises:
@@ -64,5 +69,9 @@ class EventQueue(Generic[E]):
         """
         if not self._heap:
             raise IndexError(f"no event is left at {self._now_s} s")
-        self._now_s, _, _, event = heappop(self._heap)
+        self._now_s, self.last_priority, _, event = heappop(self._heap)
         return self._now_s, event
+
+    def is_past(self, time_s: float, priority: Priority) -> bool:
+        """Return whether the clock has gone by a place in the order: an event there would have been popped before."""
+        return self.last_priority is not None and (time_s, priority) < (self._now_s, self.last_priority)

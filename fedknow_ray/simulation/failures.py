@@ -49,6 +49,11 @@ class Failures:
         if len(self._schedule) < len(schedule):
             raise ValueError("a visit is scheduled to fail twice; a visit fails once")
 
+    @property
+    def any(self) -> bool:
+        """Whether a visit can fail at all."""
+        return self._probability > 0 or bool(self._schedule)
+
     def fails_at(self, client_id: int, task_index: int, round_index: int, kind: str, attempt: int = 0) -> float | None:
         """Return the fraction of its duration, in (0, 1), at which a visit fails; None if it does not."""
         if attempt == 0 and (scheduled := self._schedule.get((client_id, task_index, round_index, kind))) is not None:

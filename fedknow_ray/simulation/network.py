@@ -16,7 +16,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -29,8 +29,7 @@ from fedknow_ray.simulation.trace import BandwidthTrace
 K = TypeVar("K", bound=Hashable)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamPosition:
+class StreamPosition(NamedTuple):
     """Where in a run a transfer belongs: it decides what is drawn for it. *kind* is the kind of the visit."""
 
     task_index: int
@@ -38,19 +37,24 @@ class StreamPosition:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What a transfer takes, before anybody shares: bytes on the wire, seconds before the first of them, its cap."""
 
     wire_bytes: int
     delay_s: float
     source: Source
 
+    def alone(self, now_s: float) -> tuple[float, float]:
+        """Return when it ends on a link of its own, and the seconds until then, free of rounding at a steady rate."""
+        if isinstance(self.source, BandwidthTrace):
+            end_s = self.source.end_s(now_s + self.delay_s, self.wire_bytes) if self.wire_bytes else now_s
+            return end_s, end_s - now_s
+        duration_s = transfer_s(self.wire_bytes, self.source, self.delay_s)
+        return now_s + duration_s, duration_s
+
     def end_s(self, now_s: float) -> float:
         """Return when it ends on a link of its own."""
-        if isinstance(self.source, BandwidthTrace):
-            return self.source.end_s(now_s + self.delay_s, self.wire_bytes) if self.wire_bytes else now_s
-        return now_s + transfer_s(self.wire_bytes, self.source, self.delay_s)
+        return self.alone(now_s)[0]
 
     def sent_bytes(self, begin_s: float, now_s: float) -> int:
         """Return the whole bytes of a transfer that have gone by now, on a link of its own."""
@@ -123,6 +127,11 @@ class Network(Generic[K]):
         """Return whether a transfer of this key is in flight."""
         return key in self._flights
 
+    @property
+    def is_private(self) -> bool:
+        """Whether no direction is shared, so that each transfer's end is known when it begins."""
+        return not self._shares
+
     def is_shared(self, direction: Direction) -> bool:
         """Return whether transfers in a direction share the server's link, so that none has a duration of its own."""
         return direction in self._shares
@@ -158,10 +167,7 @@ class Network(Generic[K]):
         """
         if self.is_shared(direction):
             raise ValueError(f"transfers {direction} share the server's link: how long one takes depends on the others")
-        terms = self.terms(client_id, direction, payload_bytes, position)
-        if isinstance(terms.source, BandwidthTrace):
-            return terms.end_s(now_s) - now_s
-        return transfer_s(terms.wire_bytes, terms.source, terms.delay_s)
+        return self.terms(client_id, direction, payload_bytes, position).alone(now_s)[1]
 
     def begin(
         self,
@@ -195,7 +201,7 @@ class Network(Generic[K]):
 
     def next_end(self) -> tuple[float, K] | None:
         """Return (time, key) of the first end, given the transfers in flight; of one moment, the one begun first."""
-        first = self._first()
+        first = self._first() if self._flights else None
         return None if first is None else (first[0], self._keys[first[1]])
 
     def end(self, now_s: float) -> K:

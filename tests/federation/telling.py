@@ -7,7 +7,7 @@ The end of a task takes 2.5 s and 1 s, or 1/3 s; 3 s, or 1 s where the client wa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -73,6 +73,7 @@ class Told:
     tasks: int = 1
     method: Method = field(default_factory=FakeMethod)
     devices: tuple[Device, ...] | None = None
+    measure: Callable[[Flight], float] | None = None
     steps: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -85,7 +86,7 @@ class Told:
 
     def make_engine(self, state: EngineState | None = None) -> Engine:
         course = Course(seed=7, tasks=self.tasks, rounds_per_task=2, classes=2, images=IMAGES, test_images=IMAGES)
-        return Engine(course, self.ledger, self.policy, self.conditions, state)
+        return Engine(course, self.ledger, self.policy, self.conditions, state, self.measure)
 
     def of(self, kind: type[S]) -> list[S]:
         return [step for step in self.steps if isinstance(step, kind)]
@@ -113,6 +114,11 @@ class Told:
 
     def statuses(self, kind: str = "train") -> list[tuple[int, str]]:
         return [(flight.client_id, str(flight.status)) for flight in self.flights(kind)]
+
+
+def as_planned(flight: Flight) -> float:
+    """Measured seconds, which need an event for each phase, that are what was planned."""
+    return flight.priced.compute_s
 
 
 def spent(flight: Flight) -> tuple[float, float, float, int, int]:

@@ -13,7 +13,7 @@ import pytest
 from fakes import DEVICES, LINK, FakeMethod, Refining, Trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from telling import Told, plain
+from telling import Told, as_planned, plain
 
 from fedknow_ray.federation.asynchronous import FedAsync, FedBuff, Pace
 from fedknow_ray.federation.decisions import Policy
@@ -113,6 +113,13 @@ def all_flights(told: Told) -> list[Flight]:
 @given(courses())
 def test_a_course_is_told_the_same_twice(tell: partial[Told]):
     assert everything(tell()) == everything(tell())
+
+
+@settings(deadline=None, max_examples=100)
+@given(courses())
+def test_a_visit_that_is_foreseen_goes_the_way_on_which_events_would_have_led_it(tell: partial[Told]):
+    """Losses, order and all, to the bit; the numbers are round, so that much happens in one moment."""
+    assert everything(tell()) == everything(tell(measure=as_planned))
 
 
 @a_few

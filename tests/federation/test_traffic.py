@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from fakes import LINK, PAYLOAD_BYTES, Lonely, conditions, make_ledger
-from telling import off, shared, spent
+from telling import as_planned, off, shared, spent
 
 from fedknow_ray.federation.flight import Flight, Status
 from fedknow_ray.federation.ledger import PricedVisit
-from fedknow_ray.federation.traffic import Conditions, Landed, Rang, Traffic
+from fedknow_ray.federation.traffic import Conditions, Rang, Traffic
 from fedknow_ray.federation.visit import VisitKind, VisitOrder
 from fedknow_ray.methods.method import Method, VisitFacts
 from fedknow_ray.simulation.link import Link
@@ -35,8 +35,8 @@ def begun(roads: Traffic, *client_ids: int, method: Method | None = None) -> lis
 def landings(roads: Traffic) -> list[tuple[float, int]]:
     found = []
     while (occurrence := roads.next()) is not None:
-        assert isinstance(occurrence, Landed)
-        found.append((roads.now_s, occurrence.flight.client_id))
+        assert isinstance(occurrence, Flight)
+        found.append((roads.now_s, occurrence.client_id))
     return found
 
 
@@ -118,14 +118,36 @@ def test_a_loss_that_was_foreseen_does_not_reach_the_next_flight():
     """Client 1 goes off at 20 s, after its first visit; the second begins at 9 s and would end at 18 s."""
     roads = traffic(conditions(availability=off((1, 20.0, 30.0))))
     begun(roads, 1)
-    assert isinstance(roads.next(), Landed)
+    assert isinstance(roads.next(), Flight)
     second = Flight(priced(1, round_index=1))
     roads.begin(second)
     third = Flight(priced(1, round_index=2))
-    assert isinstance(roads.next(), Landed)
+    assert isinstance(roads.next(), Flight)
     roads.begin(third)
     assert landings(roads) == [(20.0, 1)]
     assert (second.status, third.status) == (Status.OK, Status.OFFLINE)
+
+
+@pytest.mark.parametrize(
+    ("at_s", "expected"),
+    [
+        (1.5, (1.5, 0.0, 0.0, 2 * 10**6, 0)),
+        (2.5, (2.5, 0.0, 0.0, PAYLOAD_BYTES, 0)),
+        (4.0, (2.5, 1.5, 0.0, PAYLOAD_BYTES, 0)),
+        (4.5, (2.5, 2.0, 0.0, PAYLOAD_BYTES, 0)),
+        (6.0, (2.5, 2.0, 1.5, PAYLOAD_BYTES, 10**6)),
+    ],
+)
+def test_a_flight_that_is_lost_has_used_what_it_had_reached(at_s: float, expected: tuple[float, ...]):
+    """Also at the very ends of its phases, of which an alarm comes last; foreseen or not it is the same."""
+    for measure in (None, as_planned):
+        roads = Traffic(conditions(), range(3), 0.0, measure)
+        (flight,) = begun(roads, 1)
+        roads.ring(at_s, tag=0)
+        assert roads.next() == Rang(0)
+        roads.lose(flight, Status.LATE)
+        assert (spent(flight), flight.end_s) == (expected, at_s)
+        assert landings(roads) == []
 
 
 def test_an_undisturbed_visit_takes_what_it_takes_alone():

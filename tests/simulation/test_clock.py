@@ -96,6 +96,16 @@ def test_popping_from_an_empty_queue_is_an_index_error():
         EventQueue().pop()
 
 
+def test_what_comes_before_the_event_that_was_popped_last_is_past():
+    queue = EventQueue()
+    assert not queue.is_past(0.0, 0)
+    queue.push(3.0, "a", (1, 7))
+    queue.pop()
+    places = [(2.0, (9,)), (3.0, (0, 2.5)), (3.0, (1, 6)), (3.0, (1, 7)), (3.0, (2,)), (4.0, (0,))]
+    assert [queue.is_past(*place) for place in places] == [True, True, True, False, False, False]
+    assert queue.last_priority == (1, 7)
+
+
 def test_a_clock_can_begin_later():
     queue = EventQueue(5.0)
     assert queue.now_s == 5.0

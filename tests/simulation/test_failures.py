@@ -74,6 +74,12 @@ def test_each_attempt_at_a_visit_is_drawn_anew():
     assert len(set(found)) > 10
 
 
+def test_without_probability_and_schedule_nothing_can_fail():
+    schedule = [ScheduledFailure(client_id=0, task_index=0, round_index=0, kind="train", at=0.25)]
+    some = [Failures(seed=1), Failures(seed=1, probability=0.1), Failures(seed=1, schedule=schedule)]
+    assert [failures.any for failures in some] == [False, True, True]
+
+
 @pytest.mark.parametrize("at", [0, 1, -0.5, float("nan")])
 def test_a_fraction_outside_a_visit_is_refused(at: float):
     with pytest.raises(ValueError, match="a fraction between 0 and 1"):
