@@ -1,6 +1,6 @@
 #!/bin/sh
 # The grid of docs/results/scaling.md: FedAvg and FedKNOW with 8 to 64 clients and 4 to 16 tasks of CIFAR-100, 24 runs.
-# It takes half an hour on two cores (estimated from six of its runs); what was interrupted goes on where it was.
+# It takes 42 minutes on two cores with other work beside it; what was interrupted goes on where it was.
 #
 #   sh benchmarks/scaling.sh DATA OUT       DATA holds cifar100-*.parquet; the grid lies in OUT, its page is scale.html
 #   python benchmarks/scaling_rows.py OUT   prints its tables
