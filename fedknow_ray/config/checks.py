@@ -176,6 +176,17 @@ def _cohorts_name_clients(config: CommonConfig, catalogue: Catalogue) -> Finding
                 )
 
 
+def _cohorts_name_everybody(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    cohorts, clients = _cohorts(config), config.scenario.clients
+    missing = sorted(set(range(clients)) - {c for cohort in cohorts or () for c in cohort})
+    if cohorts is not None and missing and not config.task_arrival.in_lockstep:
+        yield (
+            ("policy", "cohorts"),
+            f"client {missing[0]} is in no cohort, so that it would never learn a task that comes to it; name each "
+            f"client once at least, or use task_arrival: {{lockstep: true}}",
+        )
+
+
 def _cohorts(config: CommonConfig) -> tuple[tuple[int, ...], ...] | None:
     return config.policy.cohorts if isinstance(config.policy, SynchronousPolicy) else None
 
@@ -251,6 +262,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("training.batch_size", "scenario.samples_per_client"), _batch_fits_samples),
     (("scenario.partition", "scenario.samples_per_client"), _shards_fit_samples),
     (("policy", "scenario.clients"), _cohorts_name_clients),
+    (("policy", "scenario.clients", "task_arrival"), _cohorts_name_everybody),
     (("policy", "training.client_fraction", "scenario.clients"), _deadline_does_something),
     (
         ("policy", "training.rounds_per_task", "training.client_fraction", "scenario.clients"),

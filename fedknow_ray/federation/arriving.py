@@ -51,7 +51,7 @@ class ArrivalEngine(Engine):
         self._arrives_s = course.arrives_s
         self._at = [0 for _ in course.clients]
         self._left = [course.rounds_per_task for _ in course.clients]
-        self._due = set[int]()
+        self._due, self._released = set[int](), set[int]()
         self._looks_s = set[float]()
         places = ((at_s, c, place) for c, times_s in enumerate(self._arrives_s) for place, at_s in enumerate(times_s))
         self._to_come = sorted(places, reverse=True)
@@ -143,9 +143,14 @@ class ArrivalEngine(Engine):
         self._ended = True
         busy = self._traffic.busy.values()
         self._stop([self._follows.get(f, f) for f in busy if f in self._follows or f.priced.order.kind == "train"])
-        self._begin_due()
+        self._release()
 
     def _between_rounds(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        """Let clients end their tasks whose last updates wait for nothing any more."""
+        self._released |= self._due
         self._begin_due()
 
     # Visits.
@@ -171,7 +176,7 @@ class ArrivalEngine(Engine):
             return
         super()._landed(flight)
         if not self._policy.in_rounds:
-            self._begin_due()
+            self._release()
 
     def _note(self, flight: Flight) -> None:
         super()._note(flight)
@@ -194,7 +199,7 @@ class ArrivalEngine(Engine):
     def _begin_due(self) -> None:
         """Begin the ends of tasks that can begin now; look again when the others' clients are on."""
         begun = []
-        for client_id in sorted(self._due - self._traffic.busy.keys()):
+        for client_id in sorted(self._released - self._traffic.busy.keys()):
             if self._traffic.is_on(client_id):
                 begun += [flight for flight in [self._finishing(client_id)] if flight is not None]
                 continue
@@ -217,6 +222,7 @@ class ArrivalEngine(Engine):
     def _through(self, client_id: int) -> None:
         """Take a client to the next place of its sequence."""
         self._due.discard(client_id)
+        self._released.discard(client_id)
         self._steps.append(Learnt(self.now_s, client_id, self._at[client_id]))
         self._at[client_id] += 1
         self._left[client_id] = self._course.rounds_per_task

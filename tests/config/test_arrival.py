@@ -64,3 +64,10 @@ def test_a_trace_and_a_sequence_contradict(load):
     message = "task_arrival.trace says the order of each client's tasks; leave this out"
     text = "scenario: {task_order: shuffled}\ntask_arrival: {trace: a.csv}"
     assert faults(load, text) == [("scenario.task_order", message)]
+
+
+def test_by_time_each_client_is_in_a_cohort(load):
+    text = "scenario: {clients: 20}\npolicy: {cohorts: [[0, 1], [2]]}\ntask_arrival: {every_s: 5}"
+    ((key, message),) = faults(load, text)
+    assert key == "policy.cohorts"
+    assert message.startswith("client 3 is in no cohort")

@@ -205,6 +205,18 @@ def test_updates_that_no_full_buffer_took_are_merged_at_the_end():
     assert [len(step.merge.flights) for step in told.steps if isinstance(step, Merged)] == [2, 1]
 
 
+@pytest.mark.parametrize("method", [FakeMethod, Refining])
+def test_a_task_that_comes_in_the_middle_of_a_round_ends_no_other_before_the_round(method: type[FakeMethod]):
+    """Clients 1 and 2 are through with their only visit at 9 s, and the round is closed at 13 s."""
+    told = Told("synchronous", ((0.0, 10.0), (0.0, 11.0), (0.0, 12.0)), method=method())
+    closed_s = told.rounds[0][1]
+    assert closed_s >= 13
+    assert [start_s for task, _, start_s, _ in told.spans(1, "finish_task") if task == 0] == [closed_s]
+    refined = told.flights("refine")
+    assert {f.priced.order.facts.task_index for f in refined if f.start_s < 20} <= {0}
+    assert len(refined) == (6 if method is Refining else 0)
+
+
 def test_what_no_longer_fits_in_is_stopped_and_its_client_finishes_all_the_same():
     """With late: keep client 0 is still at its last visit when nobody has more to come."""
     told = Told("keep", ((0.0,),) * 3)
