@@ -210,8 +210,8 @@ def test_importing_the_package_loads_no_heavy_library():
 
 
 def test_importing_the_package_takes_less_than_150_ms():
-    """Best of five: the limit is the package's, not that of whoever else uses the machine."""
-    code = "import time; s = time.perf_counter(); import fedknow_ray; print(time.perf_counter() - s)"
+    """Of the processor, best of five: the limit is the package's, not that of whoever else uses the machine."""
+    code = "import time; s = time.process_time(); import fedknow_ray; print(time.process_time() - s)"
     assert min(float(in_fresh_python(code)) for _ in range(5)) < 0.150
 
 
