@@ -208,11 +208,15 @@ def _deadline_does_something(config: CommonConfig, catalogue: Catalogue) -> Find
 
 def _buffer_can_fill(config: CommonConfig, catalogue: Catalogue) -> Findings:
     policy, visits = config.policy, config.training.rounds_per_task * config.clients_per_round
-    if isinstance(policy, FedBuffPolicy) and policy.buffer_size > visits > 0:
+    told = f"a task has {visits} visits (training.rounds_per_task x clients of a round)"
+    if not config.task_arrival.in_lockstep:
+        # a trace may have more tasks for each client; it is not read here
+        visits = config.training.rounds_per_task * config.scenario.clients * config.scenario.places
+        told = f"the run has {visits} visits (training.rounds_per_task x tasks x clients)"
+    if isinstance(policy, FedBuffPolicy) and policy.buffer_size > visits > 0 and config.task_arrival.trace is None:
         yield (
             ("policy", "buffer_size"),
-            f"{policy.buffer_size} updates never come together: a task has {visits} visits (training.rounds_per_task x "
-            f"clients of a round); lower it to {visits} or less",
+            f"{policy.buffer_size} updates never come together: {told}; lower it to {visits} or less",
         )
     if isinstance(policy, FedBuffPolicy | FedAsyncPolicy) and (policy.concurrency or 0) > config.scenario.clients:
         yield (
@@ -265,7 +269,10 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("policy", "scenario.clients", "task_arrival"), _cohorts_name_everybody),
     (("policy", "training.client_fraction", "scenario.clients"), _deadline_does_something),
     (
-        ("policy", "training.rounds_per_task", "training.client_fraction", "scenario.clients"),
+        (
+            *("policy", "training.rounds_per_task", "training.client_fraction", "scenario.clients"),
+            *("task_arrival", "scenario.tasks", "scenario.task_order"),
+        ),
         _buffer_can_fill,
     ),
     (("availability", "scenario.clients"), _availability_adds_up),

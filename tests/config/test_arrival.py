@@ -71,3 +71,14 @@ def test_by_time_each_client_is_in_a_cohort(load):
     ((key, message),) = faults(load, text)
     assert key == "policy.cohorts"
     assert message.startswith("client 3 is in no cohort")
+
+
+def test_by_time_a_buffer_may_hold_updates_of_several_tasks(load):
+    """20 clients, 10 tasks, 15 visits each: 3000 in all, where a task in lockstep has 15 rounds of 8."""
+    buffered = "policy: {name: fedbuff, buffer_size: %d}\ntask_arrival: {every_s: 5}"
+    assert load(buffered % 3000).policy.buffer_size == 3000
+    ((key, message),) = faults(load, buffered % 3001)
+    assert key == "policy.buffer_size"
+    assert message.startswith("3001 updates never come together: the run has 3000 visits")
+    ((_, in_lockstep),) = faults(load, "policy: {name: fedbuff, buffer_size: 121}")
+    assert in_lockstep.startswith("121 updates never come together: a task has 120 visits")
