@@ -93,7 +93,9 @@ class ProcessWorkers:
                 process.wait(_PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+                # not for ever: an interrupt in the middle of an earlier poll may have kept Popen's own lock
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_PATIENCE_S)
             _close(process)
         self._answers.close()
 
