@@ -16,7 +16,7 @@ from heapq import nsmallest
 import numpy as np
 
 from fedknow_ray.errors import UnknownNameError
-from fedknow_ray.seeding_ahead import RoundStreams
+from fedknow_ray.seeding import stream
 from fedknow_ray.simulation.availability import Availability
 
 
@@ -40,14 +40,14 @@ class Selection(ABC):
     """Picks clients out of those that are free."""
 
     def __init__(self, *, availability: Availability, seed: int) -> None:
-        self._availability, self._streams = availability, RoundStreams(seed, "cohort")
+        self._availability, self._seed = availability, seed
 
     @abstractmethod
     def pick(self, turn: Turn, count: int) -> tuple[int, ...]:
         """Return *count* clients in ascending order; fewer, or none, where there are not as many to pick from."""
 
     def _rng(self, turn: Turn) -> np.random.Generator:
-        return self._streams.of(turn.task_index, turn.round_index)
+        return stream(self._seed, "cohort", task=turn.task_index, round_index=turn.round_index)
 
     def _draw(self, candidates: Sequence[int], turn: Turn, count: int) -> tuple[int, ...]:
         """Return *count* of the candidates, uniformly without replacement, in ascending order."""
