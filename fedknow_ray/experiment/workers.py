@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,8 +106,7 @@ class ProcessWorkers:
 
     def start(self, order: RunOrder) -> None:
         """Give the run to an idle process, or to a new one."""
-        while self._idle and self._idle[-1].poll() is not None:
-            self._drop_idle(self._idle[-1])
+        self._drop_dead(self._answers.select(0))
         process = self._idle.pop() if self._idle else self._new_process()
         self._busy[process] = order
         # if it has died, the end of its answers will say so
@@ -116,10 +116,9 @@ class ProcessWorkers:
 
     def wait(self, timeout_s: float | None) -> list[tuple[RunOrder, Failure | None]]:
         """Return the runs that have ended, after waiting for the first of them so long at most."""
-        ready = [key.data for key, _ in self._answers.select(timeout_s)]
-        for process in (process for process in ready if process not in self._busy):
-            self._drop_idle(process)
-        return [self._take_answer(process) for process in ready if process in self._busy]
+        ready = self._answers.select(timeout_s)
+        self._drop_dead(ready)
+        return [self._take_answer(key.data) for key, _ in ready if key.data in self._busy]
 
     def pids(self) -> list[int]:
         """Return the ids of the processes."""
@@ -137,12 +136,17 @@ class ProcessWorkers:
         self._answers.register(_pipe(process.stdout), selectors.EVENT_READ, process)
         return process
 
-    def _drop_idle(self, process: subprocess.Popen[str]) -> None:
-        """Forget a process that has died with no run to make, as one that the kernel ended for want of memory."""
-        self._answers.unregister(_pipe(process.stdout))
-        self._idle.remove(process)
-        process.wait()
-        _close(process)
+    def _drop_dead(self, ready: Sequence[tuple[selectors.SelectorKey, int]]) -> None:
+        """Forget processes that have died with no run to make, as one that the kernel ended for want of memory.
+
+        One that has nothing to answer and is ready has come to the end of its answers. `Popen.poll` would say so too,
+        but an interrupt in the middle of it can keep its lock, on which every later wait stands for ever.
+        """
+        for process in [key.data for key, _ in ready if key.data in self._idle]:
+            self._answers.unregister(_pipe(process.stdout))
+            self._idle.remove(process)
+            process.wait()
+            _close(process)
 
     def _take_answer(self, process: subprocess.Popen[str]) -> tuple[RunOrder, Failure | None]:
         order = self._busy.pop(process)
