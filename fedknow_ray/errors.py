@@ -104,6 +104,22 @@ class ConfigError(UserError):
         return type(self), (self.faults,)
 
 
+def first_faults(faults: Sequence[Fault], where: str, most: int = 20) -> list[Fault]:
+    """Return so many of a broken file's faults at most, and how many more there are; *where* is the file."""
+    if len(faults) <= most:
+        return list(faults)
+    return [*faults[:most], Fault(where, "", f"and {len(faults) - most} faults more")]
+
+
+def first_few(ids: Sequence[int], most: int = 5) -> str:
+    """Return the first of some ids for a message, with dots where there are more.
+
+    >>> first_few([1, 2]), first_few(range(9))
+    ('1, 2', '0, 1, 2, 3, 4, ...')
+    """
+    return ", ".join(map(str, ids[:most])) + (", ..." if len(ids) > most else "")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the tail of an "unknown name" message: the nearest known name, or all of them.
 

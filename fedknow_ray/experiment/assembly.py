@@ -168,7 +168,7 @@ def _course(assembly: Assembly) -> Course:
     )
     return Course(
         seed=config.seed,
-        tasks=max(map(len, scenario.sequences)),
+        tasks=len(scenario.sequences[0]),
         rounds_per_task=config.training.rounds_per_task,
         classes=config.scenario.classes_per_task,
         images=images,

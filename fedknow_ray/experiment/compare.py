@@ -12,16 +12,17 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from fedknow_ray.config.model import RunConfig
-from fedknow_ray.errors import RunDirectoryError, UserError
+from fedknow_ray.errors import RunDirectoryError
 from fedknow_ray.experiment.checkpoint import checkpoint_path, past_key
 from fedknow_ray.experiment.grid import Grid, RunId, first_seed, read_configs
 from fedknow_ray.experiment.host_precision import precision_warning
+from fedknow_ray.experiment.making import refuse_no_jobs, workers_or_processes
 from fedknow_ray.experiment.planning import (
     Choices,
     earlier_plan,
@@ -32,7 +33,7 @@ from fedknow_ray.experiment.planning import (
     write_plan,
 )
 from fedknow_ray.experiment.sharing import Launch, Schedule
-from fedknow_ray.experiment.workers import Failure, ProcessWorkers, RunOrder, Workers
+from fedknow_ray.experiment.workers import Failure, RunOrder, Workers
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.results.comparison import Plan
 from fedknow_ray.results.store import CONFIG_FILE, SUMMARY_FILE
@@ -80,8 +81,7 @@ def compare(
     Raises:
         UserError: before anything starts, if the options, a config or what lies in *out* is wrong.
     """
-    if jobs is not None and jobs < 1:
-        raise UserError(f"--jobs must be 1 or more, got {jobs}")
+    refuse_no_jobs(jobs)
     first = first_seed(grid)
     labels = {case.label for case in grid.cases()}
     if not out.exists():
@@ -101,11 +101,8 @@ def compare(
             watcher.warn(warning)
         states = _States(out / STATES, {run: folders[run].relative_to(out) for run in folders}, configs)
         making = _Making(config, orders, folders, states, watcher, share=share)
-        if workers is not None:
-            failures = making.make(workers)
-        else:
-            with ProcessWorkers(min(jobs or default_jobs(configs.values()), max(1, len(pending)))) as processes:
-                failures = making.make(processes)
+        with workers_or_processes(workers, jobs, configs.values(), len(pending)) as makers:
+            failures = making.make(makers)
         if finish is not None:
             finish()
         return failures
@@ -121,11 +118,6 @@ def _plan(grid: Grid, out: Path, first: int, choices: Choices) -> tuple[Plan, di
     configs = read_configs(grid.config, plan.cases, grid.alone)
     refuse_other_configs(run_folders(out, plan), configs)
     return plan, configs
-
-
-def default_jobs(configs: Iterable[RunConfig]) -> int:
-    """Return for how many runs at once there are cores that this process may use."""
-    return max(1, len(os.sched_getaffinity(0)) // max(config.training.threads for config in configs))
 
 
 class _States:

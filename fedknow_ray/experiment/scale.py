@@ -17,11 +17,11 @@ from fedknow_ray.config.loading import dump_yaml
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import RunDirectoryError, UserError
 from fedknow_ray.experiment.assembly import last_facts, make_assembly, open_labels, outline, price_probes
-from fedknow_ray.experiment.compare import claimed, default_jobs
-from fedknow_ray.experiment.making import RunsWatcher, make_runs
+from fedknow_ray.experiment.compare import claimed
+from fedknow_ray.experiment.making import RunsWatcher, make_runs, refuse_no_jobs, workers_or_processes
 from fedknow_ray.experiment.planning import is_made, refuse_other_configs
 from fedknow_ray.experiment.scale_config import Axes, PointId, read_points
-from fedknow_ray.experiment.workers import Failure, ProcessWorkers, RunOrder, Workers
+from fedknow_ray.experiment.workers import Failure, RunOrder, Workers
 from fedknow_ray.results import write_atomically
 from fedknow_ray.scenario.datasets import Labels
 
@@ -98,8 +98,7 @@ def run_scale(
     Raises:
         UserError: before anything is run, if *jobs* is below 1, or a run that is there has another config.
     """
-    if jobs is not None and jobs < 1:
-        raise UserError(f"--jobs must be 1 or more, got {jobs}")
+    refuse_no_jobs(jobs)
     folders = {point.id: point.folder for point in grid.points}
     with claimed(grid.out):
         refuse_other_configs(folders, grid.configs)
@@ -111,12 +110,8 @@ def run_scale(
         pending = sorted((point for point in folders if not is_made(folders[point])), key=_size, reverse=True)
         watcher.planned(len(folders), len(folders) - len(pending))
         orders = {str(point): RunOrder(str(paths[point]), (), str(folders[point])) for point in pending}
-        if workers is not None:
-            failures = make_runs(orders, workers, watcher)
-        else:
-            most = jobs or default_jobs(grid.configs.values())
-            with ProcessWorkers(min(most, max(1, len(pending)))) as processes:
-                failures = make_runs(orders, processes, watcher)
+        with workers_or_processes(workers, jobs, grid.configs.values(), len(pending)) as makers:
+            failures = make_runs(orders, makers, watcher)
         write()
     return failures
 

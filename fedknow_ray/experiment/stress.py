@@ -20,15 +20,15 @@ from fedknow_ray.config.yaml import format_yaml
 from fedknow_ray.errors import RunDirectoryError, UserError, WorkerError
 from fedknow_ray.experiment.assembly import Parts, open_data, put_together
 from fedknow_ray.experiment.catalogue import devices_with
-from fedknow_ray.experiment.compare import claimed, default_jobs
+from fedknow_ray.experiment.compare import claimed
 from fedknow_ray.experiment.differences import differences
-from fedknow_ray.experiment.making import RunsWatcher, make_runs
+from fedknow_ray.experiment.making import RunsWatcher, make_runs, refuse_no_jobs, workers_or_processes
 from fedknow_ray.experiment.planning import is_made
 from fedknow_ray.experiment.run import Overrides, read_config
 from fedknow_ray.experiment.stress_card import CardRow, Outcome, card_row, failed_row, mean_accuracy, outcome_of
 from fedknow_ray.experiment.stress_config import Calm, stressed_config
 from fedknow_ray.experiment.stress_file import Stress, read_stresses
-from fedknow_ray.experiment.workers import Failure, ProcessWorkers, RunOrder, Workers
+from fedknow_ray.experiment.workers import Failure, RunOrder, Workers
 from fedknow_ray.federation.arriving import make_engine
 from fedknow_ray.federation.flight import Flight
 from fedknow_ray.federation.steps import Closed
@@ -89,8 +89,7 @@ def run_suite(
             fails by the user's fault.
         WorkerError: if the calm run fails by ours.
     """
-    if jobs is not None and jobs < 1:
-        raise UserError(f"--jobs must be 1 or more, got {jobs}")
+    refuse_no_jobs(jobs)
     stresses = read_stresses(only)
     config = read_config(path, overrides)
     if config.clock != "virtual":
@@ -105,11 +104,8 @@ def run_suite(
         pending = [name for name in configs if not _is_made_with(out / _RUNS / name, configs[name])]
         watcher.planned(len(configs), len(configs) - len(pending))
         orders = {name: RunOrder(str(_config_path(out, name)), (), str(out / _RUNS / name)) for name in pending}
-        if workers is not None:
-            failures = make_runs(orders, workers, watcher)
-        else:
-            with ProcessWorkers(min(jobs or default_jobs(configs.values()), max(1, len(pending)))) as processes:
-                failures = make_runs(orders, processes, watcher)
+        with workers_or_processes(workers, jobs, configs.values(), len(pending)) as makers:
+            failures = make_runs(orders, makers, watcher)
         if CALM in failures:
             kind = WorkerError if failures[CALM].is_ours else UserError
             raise kind(f"the calm run failed, and a card is against it\n{failures[CALM].message.strip()}")

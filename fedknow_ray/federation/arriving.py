@@ -198,16 +198,15 @@ class ArrivalEngine(Engine):
 
     def _begin_due(self) -> None:
         """Begin the ends of tasks that can begin now; look again when the others' clients are on."""
-        begun = []
+        begun: list[Flight] = []
         for client_id in sorted(self._released - self._traffic.busy.keys()):
-            if self._traffic.is_on(client_id):
-                begun += [flight for flight in [self._finishing(client_id)] if flight is not None]
-                continue
             at_s = self._conditions.availability.next_on(client_id, self.now_s)
-            if at_s < math.inf:
-                self._look_at(at_s)
-            else:
+            if at_s == math.inf:
                 self._through(client_id)
+            elif at_s > self.now_s:
+                self._look_at(at_s)
+            elif (finishing := self._finishing(client_id)) is not None:
+                begun.append(finishing)
         self._begin(begun)
 
     def _finished(self, flight: Flight) -> None:

@@ -48,6 +48,8 @@ class Asynchronous(ABC):
     A visit's `round_index` is its number within the task; a row of `rounds` is one merge.
     """
 
+    in_rounds = False
+
     def __init__(self, selection: Selection, pace: Pace) -> None:
         self._selection, self._pace = selection, pace
         self._begun = self._merges = 0
@@ -55,8 +57,6 @@ class Asynchronous(ABC):
         self._buffer: list[Flight] = []
         self._since: list[Flight] = []
         self._wakes_s = math.inf
-
-    in_rounds = False
 
     def rounds_of_a_task(self) -> int:
         """Return the budget: each visit has an index of its own.

@@ -11,8 +11,8 @@ from fedknow_ray.methods.method import VisitFacts
 class Course:
     """The size of a run: *images[client][task]* training images, and *test_images*; *classes* head rows of a task.
 
-    *tasks* of the longest sequence. *arrives_s[client][task]* when a client comes to its tasks, with *rounds_per_task*
-    training visits for each of them; None in lockstep, where all clients have the same number of tasks.
+    All clients have as many *tasks*. *arrives_s[client][task]* when a client comes to its tasks, with *rounds_per_task*
+    training visits for each of them; None in lockstep.
     """
 
     seed: int

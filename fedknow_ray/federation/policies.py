@@ -75,6 +75,8 @@ class Rounds:
     *cohorts* names the clients of each round, used again from the front; without it *selection* picks them.
     """
 
+    in_rounds = True
+
     def __init__(self, rules: RoundRules, selection: Selection, cohorts: Sequence[Sequence[int]] | None = None) -> None:
         self._rules, self._selection, self._cohorts = rules, selection, cohorts
         self._round = 0
@@ -84,8 +86,6 @@ class Rounds:
         self._updates: list[Flight] = []
         self._own_updates = 0
         self._deadline_s = math.inf
-
-    in_rounds = True
 
     def rounds_of_a_task(self) -> int:
         """Return how many rounds a task has.

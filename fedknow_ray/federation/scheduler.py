@@ -168,20 +168,20 @@ class Scheduler:
         told = self._engine.tell()
         steps = list(told) if self._slow_down is None else told
         merges = _merges_of(steps) if isinstance(steps, list) else {}
-        sizes = [sum(place < len(own) for own in self._course.images) for place in range(self._course.tasks)]
-        through = [0 for _ in sizes]
+        clients, tasks = len(self._course.clients), self._course.tasks
+        through = [0] * tasks
         for step in steps:
             self._carry_out(step, merges)
             if isinstance(step, Learnt):
                 self._now_s = step.time_s
                 through[step.task_index] += 1
                 self._score([step.client_id], step.task_index)
-                if through[step.task_index] == sizes[step.task_index]:
-                    yield self._streamed(step.task_index, step, sum(through), sum(sizes))
+                if through[step.task_index] == clients:
+                    yield self._stands(step.task_index, None, sum(through), clients * tasks)
             elif isinstance(step, RoundClosed):
                 self._now_s = step.end_s
-                place = next((p for p, size in enumerate(sizes) if through[p] < size), len(sizes) - 1)
-                yield self._streamed(place, step, sum(through), sum(sizes))
+                place = next((place for place, count in enumerate(through) if count < clients), tasks - 1)
+                yield self._stands(place, step, sum(through), clients * tasks)
         self._now_s = self._engine.now_s
 
     def _carry_out(self, step: Step, merges: dict[VisitOrder, MergeOrder]) -> None:
@@ -240,32 +240,22 @@ class Scheduler:
         per_task = self._course.rounds_per_task
         self._boundary = boundary
         self._now_s = self._engine.now_s if row is None else row.end_s
+        done = task_index * per_task + (per_task if row is None else min(row.round_index + 1, per_task))
+        return self._stands(task_index, row, done, self._course.tasks * per_task)
+
+    def _stands(self, task_index: int, row: RoundClosed | None, done: int, total: int) -> Progress:
+        """Return where a run stands after a round, or where there is none after a task."""
         return Progress(
             task_index=task_index,
             tasks=self._course.tasks,
-            round_index=per_task if row is None else row.round_index,
+            round_index=self._course.rounds_per_task if row is None else row.round_index,
             task_finished=row is None,
-            rounds_done=task_index * per_task + (per_task if row is None else min(row.round_index + 1, per_task)),
-            rounds_total=self._course.tasks * per_task,
-            time_s=self._now_s,
-            transferred_bytes=self._transferred_bytes,
-            accuracy=self._accuracy,
-            boundary=boundary,
-        )
-
-    def _streamed(self, place: int, step: RoundClosed | Learnt, done: int, total: int) -> Progress:
-        """Return where a run stands whose clients are on tasks of their own, *done* of *total* of them learnt."""
-        in_round = isinstance(step, RoundClosed)
-        return Progress(
-            task_index=place,
-            tasks=self._course.tasks,
-            round_index=step.round_index if isinstance(step, RoundClosed) else self._course.rounds_per_task,
-            task_finished=not in_round,
             rounds_done=done,
             rounds_total=total,
             time_s=self._now_s,
             transferred_bytes=self._transferred_bytes,
             accuracy=self._accuracy,
+            boundary=self._boundary,
         )
 
 

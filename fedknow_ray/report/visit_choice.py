@@ -52,7 +52,7 @@ def _place(run: Run, round_number: int, task_index: int | None) -> tuple[int | N
         if not 0 <= round_number < len(rounds):
             raise NoSuchVisit(f"there is no round {round_number}; the run has {_range('round', len(rounds))}")
         return rounds[round_number]
-    tasks = 1 + max((task for task in run.visits["task_index"].to_pylist()), default=-1)
+    tasks = 1 + max(run.visits["task_index"].to_pylist(), default=-1)
     if not 0 <= task_index < tasks:
         raise NoSuchVisit(f"there is no task {task_index}; the run has {_range('task', tasks)}")
     last = max(row["round_index"] for row in run.visits.to_pylist() if row["task_index"] == task_index)
@@ -72,8 +72,8 @@ def _numbers(run: Run, rows: Sequence[dict[str, Any]], task_index: int | None) -
     """Return the rounds of some visits as they are counted here."""
     if task_index is not None:
         return sorted({row["round_index"] for row in rows if row["task_index"] == task_index})
-    places = _rounds(run)
-    return [number for number, (task, index) in enumerate(places) if _of_place(run, rows, task, index)]
+    began = visits_by_round(run, rows)
+    return [number for number, place in enumerate(_rounds(run)) if place in began]
 
 
 def _range(what: str, count: int) -> str:

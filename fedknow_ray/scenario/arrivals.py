@@ -18,11 +18,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedknow_ray.errors import ConfigError, Fault
+from fedknow_ray.errors import ConfigError, Fault, first_faults, first_few
+from fedknow_ray.simulation.trace import data_lines, is_header
 
 HEADER = "client_id,time_s,task"
-MOST_FAULTS = 20
-"""Of a broken file as many are told, and how many more there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +55,10 @@ def read_arrivals(path: Path, clients: int, tasks: int) -> Arrivals:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _broken([Fault(str(path), "", "is no text in UTF-8; save the trace as a CSV file")]) from error
+        raise ConfigError([Fault(str(path), "", "is no text in UTF-8; save the trace as a CSV file")]) from error
     except OSError as error:
         told = f"cannot be read ({error.strerror}); give a CSV file of {HEADER}"
-        raise _broken([Fault(str(path), "", told)]) from error
+        raise ConfigError([Fault(str(path), "", told)]) from error
     return parse_arrivals(text, clients, tasks, where=str(path))
 
 
@@ -69,18 +68,19 @@ def parse_arrivals(text: str, clients: int, tasks: int, *, where: str) -> Arriva
     Raises:
         ConfigError: with the faults, each with its line.
     """
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
-    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
-    if not lines or [name.strip() for name in lines[0][1].split(",")] != HEADER.split(","):
+    lines = data_lines(text)
+    if not lines or not is_header(lines[0][1], HEADER):
         got = f", got {lines[0][1]!r}" if lines else ""
-        raise _broken([Fault(f"{where}:{lines[0][0] if lines else 1}", "", f"the first line must be {HEADER}{got}")])
+        where = f"{where}:{lines[0][0] if lines else 1}"
+        raise ConfigError([Fault(where, "", f"the first line must be {HEADER}{got}")])
     read = [_row(number, line) for number, line in lines[1:]]
     rows = [row for row in read if isinstance(row, _Row)]
     found = [fault for fault in read if not isinstance(fault, _Row)]
     found += [*_faults(rows, clients, tasks), *([] if found else _uneven(rows, clients))]
     if found:
         found.sort(key=lambda fault: fault[0])
-        raise _broken([Fault(f"{where}:{number}" if number else where, "", told) for number, told in found])
+        faults = [Fault(f"{where}:{number}" if number else where, "", told) for number, told in found]
+        raise ConfigError(first_faults(faults, where))
     of_client = [[row for row in rows if row.client_id == client_id] for client_id in range(clients)]
     return Arrivals(
         tuple(tuple(row.task for row in own) for own in of_client),
@@ -119,8 +119,7 @@ def _faults(rows: Sequence[_Row], clients: int, tasks: int) -> Iterator[tuple[in
 def _uneven(rows: Sequence[_Row], clients: int) -> Iterator[tuple[int, str]]:
     missing = sorted(set(range(clients)) - {row.client_id for row in rows})
     if missing:
-        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        yield 0, f"has no row for {len(missing)} of the {clients} clients: {shown}"
+        yield 0, f"has no row for {len(missing)} of the {clients} clients: {first_few(missing)}"
         return
     # measures after so many tasks are means over all clients
     counts = Counter(row.client_id for row in rows)
@@ -128,10 +127,3 @@ def _uneven(rows: Sequence[_Row], clients: int) -> Iterator[tuple[int, str]]:
     if counts[few] < counts[many]:
         told = f"client {few} has {counts[few]} rows and client {many} has {counts[many]}"
         yield 0, f"{told}; give every client the same number of tasks"
-
-
-def _broken(faults: list[Fault]) -> ConfigError:
-    if len(faults) > MOST_FAULTS:
-        rest = Fault(faults[0].where.split(":")[0], "", f"and {len(faults) - MOST_FAULTS} faults more")
-        faults = [*faults[:MOST_FAULTS], rest]
-    return ConfigError(faults)

@@ -16,12 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedknow_ray.errors import ConfigError, Fault, did_you_mean
+from fedknow_ray.errors import ConfigError, Fault, did_you_mean, first_faults, first_few
 from fedknow_ray.simulation.availability import Patterned
 from fedknow_ray.simulation.availability_pattern import Pattern, interval_faults
-
-MOST_FAULTS = 20
-"""Of a broken file as many are told, and how many more there are."""
 
 _KEYS = ("period_s", "clients")
 
@@ -56,11 +53,8 @@ def parse_trace(content: Any, clients: int, *, where: str) -> Patterned:
         ConfigError: with the faults, each with the client and the values.
     """
     faults = [Fault(where, key, message) for key, message in _faults(content, clients)]
-    if len(faults) > MOST_FAULTS:
-        rest = f"and {len(faults) - MOST_FAULTS} faults more"
-        faults = [*faults[:MOST_FAULTS], Fault(where, "", rest)]
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(first_faults(faults, where))
     traces, period_s = _by_client(content["clients"]), content.get("period_s")
     return Patterned([Pattern([(float(s), float(e)) for s, e in traces[c]], period_s=period_s) for c in range(clients)])
 
@@ -97,8 +91,7 @@ def _client_faults(
             yield from ((key, fault) for fault in interval_faults([(s, e) for s, e in trace], period_s))
     missing = [client for client in range(clients) if client not in _by_client(traces)]
     if missing:
-        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        yield "clients", f"has no trace for {len(missing)} of the {clients} clients: {shown}"
+        yield "clients", f"has no trace for {len(missing)} of the {clients} clients: {first_few(missing)}"
 
 
 def _by_client(traces: list[Any] | dict[str, Any]) -> dict[int, Any]:

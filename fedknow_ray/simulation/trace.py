@@ -118,18 +118,28 @@ def _faults(rows: Sequence[tuple[float, float]]) -> Iterator[tuple[int, str]]:
         yield len(rows) - 1, "the last rate is 0 bytes/s, so a transfer would never end; add a row with a rate above 0"
 
 
+def data_lines(text: str) -> list[tuple[int, str]]:
+    """Return the lines of a trace with their numbers from 1, without blank ones and comments."""
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+
+
+def is_header(line: str, header: str) -> bool:
+    """Return whether a line names the columns that *header* does."""
+    return [name.strip() for name in line.split(",")] == header.split(",")
+
+
 def parse_trace(text: str, where: str) -> BandwidthTrace:
     """Return the trace in a CSV text; *where* names it in errors.
 
     Raises:
         TraceFileError: at its first fault, with the line.
     """
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
-    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    lines = data_lines(text)
     if not lines:
         raise TraceFileError(f"{where}:1: is empty; write the line {HEADER} and at least one row below it")
     header_line, header = lines[0]
-    if [name.strip() for name in header.split(",")] != HEADER.split(","):
+    if not is_header(header, HEADER):
         raise TraceFileError(f"{where}:{header_line}: the first line must be {HEADER}, got {header!r}")
     numbers = [number for number, _ in lines[1:]]
     rows = [_row(line, f"{where}:{number}") for number, line in lines[1:]]
