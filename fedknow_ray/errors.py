@@ -2,6 +2,7 @@
 
     FedKnowError                  1   our own fault, or a worker that died of one
       WorkerError                 1   a client or server actor failed
+        WorkerLost                1   an actor or its node is gone, and nothing has taken its place
       UserError                   2   something that the user can put right
         ConfigError               2   one or more faults in a config, all of them at once
         UnknownNameError          2   a device, method, model or data set that does not exist
@@ -29,6 +30,10 @@ class FedKnowError(Exception):
 
 class WorkerError(FedKnowError):
     """A client or server actor failed; the message names the client and what it did."""
+
+
+class WorkerLost(WorkerError):
+    """An actor, its node or what it held is gone, or gives no answer: not the fault of the code that ran there."""
 
 
 class UserError(FedKnowError):

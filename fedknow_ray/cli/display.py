@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from fedknow_ray.cli.runs_display import print_warning
-from fedknow_ray.federation.scheduler import Progress as RunProgress
+from fedknow_ray.federation.standing import Progress as RunProgress
 from fedknow_ray.results.run import Run
 from fedknow_ray.units import format_bytes, format_duration
 

@@ -23,6 +23,7 @@ from fedknow_ray.config.fields import (
     Folder,
     Fraction,
     Frozen,
+    Index,
     Momentum,
     Name,
     NotNegative,
@@ -160,6 +161,22 @@ class PlacementConfig(Frozen):
     """Bytes that each actor asks of its node; null leaves the number to the placement."""
 
 
+class RecoveryConfig(Frozen):
+    """What is kept on the disk of a run under way, and how long actors and nodes are waited for; changes no bit."""
+
+    checkpoint_every_rounds: Index = 1
+    """After so many rounds all that the run needs to go on is saved; 0 is never, and a lost actor then ends the run."""
+    keep_task_ends: Flag = True
+    """Whether what is saved at the end of each task stays, so that other runs can go on from there."""
+    losses_in_a_row: Count = 3
+    """An actor that is lost so often without a visit in between ends the run."""
+    hung_after_s: DurationS | None = None
+    """Host seconds after which a visit's process is taken for hung and replaced; null is 20 times the longest visit so
+    far, and two minutes at least."""
+    wait_for_node_s: DurationS = 600.0
+    """Host seconds that a lost actor waits for a node with room."""
+
+
 PAPER_FLEET = (
     FleetEntry(device="jetson-nano", count=8),
     FleetEntry(device="jetson-tx2", count=2),
@@ -198,6 +215,7 @@ class CommonConfig(Frozen):
     host_device: Name | None = None
     """With clock: measured, the device file that `fedknow-ray calibrate` wrote for this host, by its name."""
     placement: PlacementConfig = PlacementConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
 
     @property
     def clients_per_round(self) -> int:
@@ -245,6 +263,7 @@ class RunConfig(CommonConfig):
             "clock",
             "host_device",
             "placement",
+            "recovery",
         )
         absent = {"devices_path"} if self.devices_path is None else set()
         return {key: method if key == "method" else plain[key] for key in order if key not in absent}

@@ -52,13 +52,16 @@ class Parts:
     dataset: Dataset
     course: Course
     ledger: Ledger
-    policy: Policy
     conditions: Conditions
     slow_down: SlowDown | None
     start: Buffer
     broadcast: Buffer
     client_bytes: int
     visit_bytes: int
+
+    def make_policy(self) -> Policy:
+        """Return the policy of the run as it is before round 0: one remembers, so each telling has its own."""
+        return build_policy(self.assembly.config, self.conditions.availability)
 
 
 def open_data(config: RunConfig) -> Dataset:
@@ -196,7 +199,6 @@ def make_parts(
         dataset=dataset,
         course=course,
         ledger=ledger,
-        policy=planned.policy,
         conditions=planned.conditions,
         slow_down=build_slow_down(config, devices_with(config.devices_path), assembly.model.kind),
         start=SharedModel(features_S, head_CF).payload(),

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import RunDirectoryError
+from fedknow_ray.experiment.claims import claimed
 from fedknow_ray.experiment.checkpoint import checkpoint_path, past_key
 from fedknow_ray.experiment.grid import Grid, RunId, first_seed, read_configs
 from fedknow_ray.experiment.host_precision import precision_warning
@@ -247,33 +248,7 @@ class _Making:
             self._delete_state(key)
 
     def _delete_state(self, key: str) -> None:
-        self._states.path(key).unlink(missing_ok=True)
+        path = self._states.path(key)
+        path.unlink(missing_ok=True)
+        shutil.rmtree(path.parent, ignore_errors=True)
         self._schedule.lose(key)
-
-
-@contextmanager
-def claimed(out: Path) -> Iterator[None]:
-    """Make a folder of several runs, and hold it against other programs.
-
-    Raises:
-        RunDirectoryError: if it cannot be made, or another program makes the runs in it.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY)
-    except OSError as error:
-        raise RunDirectoryError(f"cannot make the folder {out}: {error.strerror or error}") from error
-    try:
-        _lock(descriptor, out)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, out: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunDirectoryError(
-            f"another program makes the runs in {out}; wait for it, or name another --out"
-        ) from None

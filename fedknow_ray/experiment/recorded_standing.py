@@ -71,7 +71,8 @@ class Standings:
 
     def go_past(self, row: Mapping[str, Any]) -> None:
         """Go on to the next row."""
-        if row["kind"] == "train" and row["status"] == "ok":
+        # the client of an update that the server refused has trained all the same
+        if row["kind"] == "train" and row["status"] in ("ok", "refused"):
             self._at_training[row["client_id"]] = self.of(row).evicted_tasks
             self._trained.add((row["client_id"], row["task_index"]))
 

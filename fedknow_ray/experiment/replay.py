@@ -8,7 +8,7 @@ and merges are the recorded ones; whether they are is `course_difference`'s to s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +76,7 @@ class RecordedVisits:
         Raises:
             RunDirectoryError: if no training visit came to its end, so that nothing says what one sends.
         """
-        rows, notes = run.visits.to_pylist(), _notes(run)
+        rows, notes, refusals = run.visits.to_pylist(), _notes(run), _refusals(run)
         sent = next((row for row in rows if row["kind"] == "train" and row["status"] == "ok"), None)
         if sent is None:
             raise RunDirectoryError(
@@ -92,7 +92,11 @@ class RecordedVisits:
             visits[key] = RecordedVisit(
                 Plan(Work(tuple(WorkItem(**item) for item in row["work"])), row["peak_memory_bytes"]),
                 standing=standings.of(row),
-                reported={name: row[name] for name in _REPORTED} | {"notes": notes.get(key, {})},
+                reported={
+                    **{name: row[name] for name in _REPORTED},
+                    "notes": notes.get(key, {}),
+                    "refusal": refusals.get(key),
+                },
             )
             too_large |= {(*key[:3], standing): Plan(Work.none(), peak) for standing, peak in standings.too_large(row)}
             standings.go_past(row)
@@ -118,6 +122,16 @@ def _notes(run: Run) -> dict[VisitKey, dict[str, float]]:
             detail = json.loads(event["detail"])
             key = visit_key({"client_id": event["client_id"], **detail})
             found[key] = {k: v for k, v in detail.items() if k not in ("task_index", "round_index", "kind")}
+    return found
+
+
+def _refusals(run: Run) -> dict[VisitKey, str]:
+    """Return why the server did not take the updates that it refused, by visit."""
+    found = {}
+    for event in run.events.to_pylist():
+        if event["kind"] == "update_refused":
+            detail = json.loads(event["detail"])
+            found[visit_key({"client_id": event["client_id"], **detail})] = detail["reason"]
     return found
 
 
@@ -231,7 +245,7 @@ class RecordedExecutor:
     def __init__(self, prices: RecordedPrices, scores: Mapping[int, Sequence[Score]]) -> None:
         self._prices, self._scores = prices, scores
 
-    def dispatch(self, orders: Sequence[VisitOrder], merges: Sequence[MergeOrder] = ()) -> None:
+    def dispatch(self, orders: Sequence[VisitOrder]) -> None:
         """Do nothing."""
 
     def report(self, order: VisitOrder) -> VisitReport:
@@ -239,6 +253,9 @@ class RecordedExecutor:
         return self._prices.report(order)
 
     def merge(self, merge: MergeOrder) -> None:
+        """Do nothing."""
+
+    def forget(self, orders: Collection[VisitOrder] | None = None) -> None:
         """Do nothing."""
 
     def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterator[Score]:
@@ -249,7 +266,7 @@ class RecordedExecutor:
         """Refuse: a replay holds no model."""
         raise NotImplementedError("a replay holds no model")
 
-    def save(self) -> Saved:
+    def save(self, *, changes: bool = False) -> Saved:
         """Refuse: a replay holds no model."""
         raise NotImplementedError("a replay holds no model")
 

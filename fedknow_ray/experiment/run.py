@@ -23,6 +23,7 @@ from fedknow_ray.config.loading import dump_yaml, load_config, resolve_run_name
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import UserError
 from fedknow_ray.experiment.assembly import Parts, open_data, put_together
+from fedknow_ray.experiment.carrying import Carrier, PlacedExecutor
 from fedknow_ray.experiment.catalogue import CATALOGUE
 from fedknow_ray.experiment.checkpoint import (
     Checkpoint,
@@ -32,29 +33,21 @@ from fedknow_ray.experiment.checkpoint import (
     past_tables,
     save_checkpoint,
 )
+from fedknow_ray.experiment.claims import claimed
 from fedknow_ray.experiment.host_precision import precision_warning
 from fedknow_ray.experiment.manifest import make_manifest
+from fedknow_ray.experiment.run_checkpoints import RunCheckpoints
 from fedknow_ray.experiment.summary import summarise
 from fedknow_ray.federation.boundary import Boundary
-from fedknow_ray.federation.executor import Executor
-from fedknow_ray.federation.scheduler import Progress, Scheduler, SchedulerState
+from fedknow_ray.federation.scheduler import Scheduler
+from fedknow_ray.federation.standing import Progress
 from fedknow_ray.results.run import Run, load
 from fedknow_ray.results.schema import EventRow, PlacementRow
 from fedknow_ray.results.store import ResultStore, RunDirectory
-from fedknow_ray.transport.payload import Buffer
+from fedknow_ray.runtime.care import Care, Sizes
 
 Backend = Literal["ray", "local"]
 Overrides = Mapping[str, Any] | Sequence[str]
-
-
-class PlacedExecutor(Executor, Protocol):
-    """An executor that knows where its clients live, and hands out the global model."""
-
-    def placement(self) -> list[PlacementRow]:
-        """Return one row a client."""
-
-    def global_model(self) -> Buffer:
-        """Return the present broadcast: the one way by which a model reaches the driver, taken only when asked."""
 
 
 class Watcher(Protocol):
@@ -103,6 +96,7 @@ def execute(
     start_from: str | Path | None = None,
     save_at: Collection[Boundary] = (),
     checkpoints: str | Path | None = None,
+    durable: bool = True,
 ) -> Run:
     """Run a config and return the finished run.
 
@@ -111,20 +105,74 @@ def execute(
 
     *start_from* is a checkpoint of a run with the same past; the run is then, to the bit, what it would be from its
     beginning, and has all rows from there. At the boundaries *save_at* it is saved in the folder *checkpoints*, as
-    `<boundary>.ckpt`.
+    `<boundary>/state.ckpt`. With *durable* False nothing is saved besides, whatever the config's `recovery` says: for
+    runs that somebody makes again if they are lost.
 
     Raises:
         UserError: if the config, the data, the checkpoint or the arguments are wrong.
         PlacementError: if the nodes cannot hold the fleet.
     """
-    started_s = time.perf_counter()
+    clock = HostClock()
     watcher = watcher or Unwatched()
-    if backend == "local" and address is not None:
-        raise UserError("--address goes with --backend ray; the local backend uses no cluster")
+    _refuse_address(backend, address)
     config = read_config(path, overrides)
     name = resolve_run_name(path)
     past = None if start_from is None else _open_past(Path(start_from), config)
     _check_save_at(save_at, checkpoints, config, past)
+    prepared = prepare(config, name, backend, watcher)
+    if past is not None:
+        past.check_made_with(prepared.made_with)
+        prepared.manifest["started_from"] = past.origin()
+        # the seconds of the past count as if they had been spent here
+        clock.add(past.wall_s)
+    saving = _Saving(config, frozenset(save_at), Path(checkpoints or "."), prepared.made_with, clock)
+    with _new_directory(out, name, dump_yaml(config)) as directory:
+        carrier = _carrier(directory, prepared, clock, durable=durable)
+        if past is not None:
+            _take_up(past, carrier)
+        with claimed(directory.path):
+            carry_in(directory, prepared, carrier, Place(backend, address), watcher, clock, saving.save)
+    return load(directory.path)
+
+
+class HostClock:
+    """The host seconds that a run has taken, those before it was taken up included."""
+
+    def __init__(self) -> None:
+        self._began_s = time.perf_counter()
+
+    def add(self, before_s: float) -> None:
+        """Count seconds that were spent before."""
+        self._began_s -= before_s
+
+    def __call__(self) -> float:
+        """Return the seconds by now."""
+        return time.perf_counter() - self._began_s
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start: its parts, its manifest, and what its bits depend on besides the config."""
+
+    parts: Parts
+    manifest: dict[str, Any]
+    made_with: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run is made: the backend, and the address of a cluster that is not its own."""
+
+    backend: Backend
+    address: str | None = None
+
+
+def prepare(config: RunConfig, name: str, backend: Backend, watcher: Watcher) -> Prepared:
+    """Read the data of a run and put its parts together.
+
+    Raises:
+        UserError: if the data, the devices or the traces are wrong.
+    """
     warning = precision_warning(config.training.precision)
     if warning is not None:
         watcher.warn(warning)
@@ -132,19 +180,55 @@ def execute(
     dataset = open_data(config)
     parts = put_together(config, dataset)
     manifest = make_manifest(name, config, dataset, parts.start, parts.ledger.devices, backend)
-    made_with = _made_with(manifest, own_devices=config.devices_path is not None)
-    if past is not None:
-        past.check_made_with(made_with)
-        manifest["started_from"] = past.origin()
-        # the seconds of the past count as if they had been spent here
-        started_s -= past.wall_s
-    saving = _Saving(config, frozenset(save_at), Path(checkpoints or "."), made_with, started_s)
-    with _new_directory(out, name, dump_yaml(config)) as directory:
-        watcher.stage(f"starting {len(config.devices)} clients ({backend})")
-        with open_executor(parts, backend, address) as executor:
-            directory.write_manifest(manifest)
-            _run_course(parts, executor, directory, watcher, past, saving)
-    return load(directory.path)
+    return Prepared(parts, manifest, _made_with(manifest, own_devices=config.devices_path is not None))
+
+
+def carry_in(
+    directory: RunDirectory,
+    prepared: Prepared,
+    carrier: Carrier,
+    place: Place,
+    watcher: Watcher,
+    clock: HostClock,
+    saved: Callable[[Progress, Scheduler, PlacedExecutor, ResultStore], None] = lambda *where: None,
+) -> None:
+    """Carry a run through in its directory, from the manifest to the summary.
+
+    *saved* is called after each round and each end of a task, when its rows are on the disk.
+
+    Raises:
+        PlacementError: if the nodes cannot hold the fleet.
+    """
+    parts, store = prepared.parts, carrier.store
+    watcher.stage(f"starting {len(parts.assembly.config.devices)} clients ({place.backend})")
+    with open_executor(parts, place, carrier.care(watcher.warn)) as executor:
+        directory.write_manifest(prepared.manifest)
+        placement = executor.placement()
+        store.append(placement)
+        store.append(_packing_event(parts, placement))
+        ended = carrier.carry(
+            executor, lambda progress, scheduler: saved(progress, scheduler, executor, store), watcher.advance
+        )
+    summary = summarise(
+        store.table("accuracy"),
+        store.table("visits"),
+        virtual_time_s=ended.time_s,
+        wall_s=clock(),
+        parameters_sha256=ended.parameters_sha256,
+    )
+    directory.write_summary({"run_dir": str(directory.path), **summary})
+
+
+def _refuse_address(backend: Backend, address: str | None) -> None:
+    if backend == "local" and address is not None:
+        raise UserError("--address goes with --backend ray; the local backend uses no cluster")
+
+
+def _carrier(directory: RunDirectory, prepared: Prepared, clock: HostClock, *, durable: bool) -> Carrier:
+    config = prepared.parts.assembly.config
+    keeps = durable and config.recovery.checkpoint_every_rounds > 0
+    checkpoints = RunCheckpoints(directory.path, config, prepared.made_with, clock) if keeps else None
+    return Carrier(prepared.parts, ResultStore(directory), checkpoints)
 
 
 def _open_past(path: Path, config: RunConfig) -> Checkpoint:
@@ -177,9 +261,10 @@ def _check_save_at(
     if folder is None:
         raise UserError("save_at needs checkpoints, the folder to save in")
     last = Boundary(config.scenario.places - 1, True)
-    missed = [b for b in sorted(save_at) if b > last or b.task_index < 0 or (past and b <= past.state.boundary)]
+    begins = None if past is None else past.boundary
+    missed = [b for b in sorted(save_at) if b > last or b.task_index < 0 or (begins is not None and b <= begins)]
     if missed:
-        start = "the beginning" if past is None else str(past.state.boundary)
+        start = "the beginning" if begins is None else str(begins)
         names = ", ".join(map(str, missed))
         raise UserError(f"a run from {start} to {last} cannot be saved at {names}; name boundaries in between")
     make_folder(Path(folder))
@@ -187,74 +272,33 @@ def _check_save_at(
 
 @dataclass(frozen=True, slots=True)
 class _Saving:
-    """Where and when a run is saved; *made_with* goes into the checkpoint, *started_s* is when the host clock began."""
+    """At which boundaries and where a run is saved for others; *made_with* goes into the checkpoints."""
 
     config: RunConfig
     boundaries: frozenset[Boundary]
     folder: Path
     made_with: Mapping[str, str]
-    started_s: float
+    clock: HostClock
 
-    @property
-    def wall_s(self) -> float:
-        """Host seconds since the run began."""
-        return time.perf_counter() - self.started_s
-
-    def save(self, state: SchedulerState, executor: Executor, store: ResultStore) -> None:
-        """Save a run that stands at a boundary."""
-        contents = Contents(executor.save(), past_tables(store))
-        save_checkpoint(self.folder, self.config, state, contents, made_with=self.made_with, wall_s=self.wall_s)
-
-
-def _run_course(
-    parts: Parts,
-    executor: PlacedExecutor,
-    directory: RunDirectory,
-    watcher: Watcher,
-    past: Checkpoint | None,
-    saving: _Saving,
-) -> None:
-    store = ResultStore(directory)
-    placement = executor.placement()
-    store.append(placement)
-    store.append(_packing_event(parts, placement))
-    start = None if past is None else past.state
-    scheduler = Scheduler(
-        parts.course, parts.ledger, parts.policy, parts.conditions, executor, store.append, start, parts.slow_down
-    )
-    try:
-        if past is not None:
-            _take_up(past, executor, store)
-        for progress in scheduler.run():
-            store.flush()
-            if progress.boundary in saving.boundaries:
-                saving.save(scheduler.state(), executor, store)
-            watcher.advance(progress)
-        digest = executor.global_parameters_sha256()
-    except KeyboardInterrupt:
-        store.append(EventRow(scheduler.now_s, "interrupted", None, "stopped by the user; no summary was written"))
-        store.flush()
-        raise
-    except Exception as error:
-        store.append(EventRow(scheduler.now_s, "failed", None, f"{type(error).__name__}: {error}"))
-        store.flush()
-        raise
-    summary = summarise(
-        store.table("accuracy"),
-        store.table("visits"),
-        virtual_time_s=scheduler.now_s,
-        wall_s=saving.wall_s,
-        parameters_sha256=digest,
-    )
-    directory.write_summary({"run_dir": str(directory.path), **summary})
+    def save(self, progress: Progress, scheduler: Scheduler, executor: PlacedExecutor, store: ResultStore) -> None:
+        """Save a run that stands at one of the boundaries."""
+        if progress.boundary in self.boundaries:
+            contents = Contents(executor.save(), past_tables(store))
+            save_checkpoint(
+                self.folder,
+                self.config,
+                scheduler.state(),
+                contents,
+                made_with=self.made_with,
+                wall_s=self.clock(),
+            )
 
 
-def _take_up(past: Checkpoint, executor: Executor, store: ResultStore) -> None:
-    """Put the run where its past ended; what was read of the past is let go of when this returns."""
+def _take_up(past: Checkpoint, carrier: Carrier) -> None:
+    """Have a run begin where its past ended."""
     contents = past.contents()
-    executor.restore(contents.saved)
-    store.take_over(contents.tables)
-    store.flush()
+    carrier.store.take_over(contents.tables)
+    carrier.begin_with(contents.saved, past.state)
 
 
 def _packing_event(parts: Parts, placement: Sequence[PlacementRow]) -> list[EventRow]:
@@ -269,13 +313,15 @@ def _packing_event(parts: Parts, placement: Sequence[PlacementRow]) -> list[Even
 
 
 @contextmanager
-def open_executor(parts: Parts, backend: Backend, address: str | None = None) -> Iterator[PlacedExecutor]:
+def open_executor(parts: Parts, place: Place, care: Care | None = None) -> Iterator[PlacedExecutor]:
     """Yield an executor for the parts of a run; with "ray" and no address, on a Ray that ends with the block.
+
+    *care* is what lost actors are made good with; without it a lost actor ends the run.
 
     Raises:
         PlacementError: if the nodes cannot hold the fleet.
     """
-    if backend == "local":
+    if place.backend == "local":
         from fedknow_ray.runtime.local import local_executor
 
         with local_executor(parts.assembly, parts.dataset, parts.start, parts.broadcast) as local:
@@ -283,6 +329,7 @@ def open_executor(parts: Parts, backend: Backend, address: str | None = None) ->
         return
     from fedknow_ray.runtime.ray_session import joined_ray, own_ray
 
+    address = place.address
     session: Callable[[], Any] = (
         (lambda: own_ray(parts.assembly.config.devices, len(os.sched_getaffinity(0))))
         if address is None
@@ -292,8 +339,8 @@ def open_executor(parts: Parts, backend: Backend, address: str | None = None) ->
         # ray_backend imports ray, which reads its environment when it is imported: the session comes first
         from fedknow_ray.runtime.ray_backend import ray_executor
 
-        sizes = {"client_bytes": parts.client_bytes, "visit_bytes": parts.visit_bytes}
-        with ray_executor(parts.assembly, parts.dataset, parts.start, parts.broadcast, **sizes) as remote:
+        sizes = Sizes(parts.client_bytes, parts.visit_bytes)
+        with ray_executor(parts.assembly, parts.dataset, parts.start, parts.broadcast, sizes, care) as remote:
             yield remote
 
 

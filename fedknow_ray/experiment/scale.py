@@ -17,7 +17,7 @@ from fedknow_ray.config.loading import dump_yaml
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import RunDirectoryError, UserError
 from fedknow_ray.experiment.assembly import last_facts, make_assembly, open_labels, outline, price_probes
-from fedknow_ray.experiment.compare import claimed
+from fedknow_ray.experiment.claims import claimed
 from fedknow_ray.experiment.making import RunsWatcher, make_runs, refuse_no_jobs, workers_or_processes
 from fedknow_ray.experiment.planning import is_made, refuse_other_configs
 from fedknow_ray.experiment.scale_config import Axes, PointId, read_points

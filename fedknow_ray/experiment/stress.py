@@ -20,7 +20,7 @@ from fedknow_ray.config.yaml import format_yaml
 from fedknow_ray.errors import RunDirectoryError, UserError, WorkerError
 from fedknow_ray.experiment.assembly import Parts, open_data, put_together
 from fedknow_ray.experiment.catalogue import devices_with
-from fedknow_ray.experiment.compare import claimed
+from fedknow_ray.experiment.claims import claimed
 from fedknow_ray.experiment.differences import differences
 from fedknow_ray.experiment.making import RunsWatcher, make_runs, refuse_no_jobs, workers_or_processes
 from fedknow_ray.experiment.planning import is_made

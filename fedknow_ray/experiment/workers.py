@@ -194,6 +194,8 @@ def make_run(order: RunOrder) -> Failure | None:
             start_from=None if order.start_from is None else Path(order.start_from),
             save_at=order.save_at,
             checkpoints=None if order.checkpoints is None else Path(order.checkpoints),
+            # whoever ordered it makes it again if it is lost
+            durable=False,
         )
     except CheckpointError as error:
         return Failure(str(error), refused_start=order.start_from is not None)

@@ -28,6 +28,8 @@ class Status(StrEnum):
     LATE = "late"
     """The server closed the round without it."""
     OUT_OF_MEMORY = "out_of_memory"
+    REFUSED = "refused"
+    """It came, and the server did not take its update."""
 
 
 class Phase(StrEnum):
@@ -96,6 +98,7 @@ class Flight:
         """
         if report is not None:
             self.priced.check(report)
+        refused = report is not None and report.refusal is not None
         order, device, work = self.priced.order, self.priced.device, self.priced.plan.work
         planned_s = self.priced.compute_s
         done = 1.0 if report is not None else min(1.0, self.compute_s / planned_s) if planned_s else 0.0
@@ -105,7 +108,7 @@ class Flight:
             task_index=order.facts.task_index,
             round_index=order.facts.round_index,
             kind=str(order.kind),
-            status=str(self.status),
+            status=str(Status.REFUSED if refused else self.status),
             download_s=self.download_s,
             compute_s=self.compute_s,
             upload_s=self.upload_s,
@@ -124,5 +127,5 @@ class Flight:
             start_s=self.start_s,
             work=work.plain(),
             model_version=self.version,
-            merge_index=self.used_in,
+            merge_index=None if refused else self.used_in,
         )

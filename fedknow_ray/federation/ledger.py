@@ -40,10 +40,13 @@ class PricedVisit:
     def check(self, report: VisitReport) -> None:
         """Compare plan and count step by step: seconds are a maximum a step, so equal totals may take other times.
 
+        Of an update that was refused the length is not looked at: it may be of any.
+
         Raises:
             PlanMismatch: if the counted work or bytes are not the planned ones.
         """
-        planned = (_steps(self.plan.work), self.download_bytes, self.upload_bytes)
+        upload_bytes = self.upload_bytes if report.refusal is None else report.upload_bytes
+        planned = (_steps(self.plan.work), self.download_bytes, upload_bytes)
         counted = (_steps(report.work), report.download_bytes, report.upload_bytes)
         if planned != counted:
             raise PlanMismatch(

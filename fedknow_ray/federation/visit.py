@@ -64,7 +64,10 @@ class VisitOrder:
 
 @dataclass(frozen=True, slots=True)
 class VisitReport:
-    """What the driver learns of a visit: counted work and figures, no tensors."""
+    """What the driver learns of a visit: counted work and figures, no tensors.
+
+    *refusal* why the server did not take the update; None where it did, or nothing was sent.
+    """
 
     work: Work
     loss: float | None
@@ -75,6 +78,7 @@ class VisitReport:
     host_wall_s: float = 0.0
     host_cpu_s: float = 0.0
     notes: Mapping[str, float] = field(default_factory=dict)
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ The same class serves in the local backend and inside a Ray actor, which is what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -97,7 +97,8 @@ class ClientWorker:
         first = SharedModel.of(decode(start))
         if first.head_CF is None:
             raise ValueError("the start model must hold a head")
-        self._states = {client_id: ClientState(first.head_CF) for client_id in client_ids}
+        self._first, self._clients = ClientState(first.head_CF), frozenset(client_ids)
+        self._states: dict[int, ClientState] = {}
 
     def visit(self, order: VisitOrder, broadcast: Buffer) -> tuple[VisitReport, Buffer | None]:
         """Make one visit; return its report and, where something is sent, the encoded update."""
@@ -106,7 +107,7 @@ class ClientWorker:
             order,
             self._method,
             self._learner,
-            self._states[client_id],
+            self._state(client_id),
             shared,
             self._training_data(order.facts),
         )
@@ -122,22 +123,32 @@ class ClientWorker:
         """Return the client's scores on its first *learnt_tasks* tasks."""
         model = None if shared is None else SharedModel.of(decode(shared))
         tests = [self._test_data(client_id, task_index) for task_index in range(learnt_tasks)]
-        return list(score_client(client_id, self._learner, self._states[client_id], model, tests))
+        return list(score_client(client_id, self._learner, self._state(client_id), model, tests))
 
-    def states(self) -> dict[int, bytes]:
-        """Return every client's state as bytes."""
-        return {client_id: dump_state(state) for client_id, state in self._states.items()}
+    def state_bytes(self, client_id: int) -> bytes:
+        """Return a client's state as bytes."""
+        return dump_state(self._state(client_id))
+
+    def states(self, client_ids: Collection[int] | None = None) -> dict[int, bytes]:
+        """Return the states as bytes of the clients that have made a visit, or of some of them."""
+        asked = self._states if client_ids is None else self._states.keys() & set(client_ids)
+        return {client_id: dump_state(self._states[client_id]) for client_id in sorted(asked)}
 
     def adopt(self, states: Mapping[int, bytes]) -> None:
-        """Give clients of this worker the states that such bytes hold.
+        """Give clients of this worker the states that such bytes hold; the others are as at the start.
 
         Raises:
             ValueError: if a client lives elsewhere.
         """
-        strangers = sorted(states.keys() - self._states.keys())
+        strangers = sorted(states.keys() - self._clients)
         if strangers:
             raise ValueError(f"clients {strangers} do not live here")
-        self._states.update({client_id: load_state(data) for client_id, data in states.items()})
+        self._states = {client_id: load_state(data) for client_id, data in states.items()}
+
+    def _state(self, client_id: int) -> ClientState:
+        if client_id not in self._clients:
+            raise ValueError(f"client {client_id} does not live here")
+        return self._states.get(client_id, self._first)
 
     def _training_data(self, facts: VisitFacts) -> TaskData:
         scenario, client_id, task_index = self._assembly.scenario, facts.client_id, facts.task_index

@@ -40,27 +40,27 @@ class Run:
     @cached_property
     def visits(self) -> pa.Table:
         """One row for each client's part in a round: seconds, bytes, work, joules."""
-        return _read_table(self.path, "visits")
+        return read_table(self.path, "visits")
 
     @cached_property
     def rounds(self) -> pa.Table:
         """One row for each round: when it began and ended, who took part, bytes."""
-        return _read_table(self.path, "rounds")
+        return read_table(self.path, "rounds")
 
     @cached_property
     def accuracy(self) -> pa.Table:
         """One row for each (client, model, trained task, evaluated task): correct of total."""
-        return _read_table(self.path, "accuracy")
+        return read_table(self.path, "accuracy")
 
     @cached_property
     def events(self) -> pa.Table:
         """One row for each thing out of the ordinary, on the virtual clock."""
-        return _read_table(self.path, "events")
+        return read_table(self.path, "events")
 
     @cached_property
     def placement(self) -> pa.Table:
         """One row for each client: its actor, node and process."""
-        return _read_table(self.path, "placement")
+        return read_table(self.path, "placement")
 
 
 def load(path: str | Path) -> Run:
@@ -83,6 +83,16 @@ def load(path: str | Path) -> Run:
         manifest=_read_mapping(folder / MANIFEST_FILE, json.loads),
         summary=_read_mapping(folder / SUMMARY_FILE, json.loads) if finished else None,
     )
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a run; None of one that was killed before it had any.
+
+    Raises:
+        RunDirectoryError: if it is broken.
+    """
+    path = folder / MANIFEST_FILE
+    return _read_mapping(path, json.loads) if path.is_file() else None
 
 
 def _read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
@@ -124,9 +134,14 @@ def _is_of(found: pa.Schema, schema: pa.Schema) -> bool:
     return bool(pa.schema(fields).equals(schema))
 
 
-def _read_table(folder: Path, table: str) -> pa.Table:
+def read_table(folder: Path, table: str) -> pa.Table:
+    """Return a table of the run in a folder.
+
+    Raises:
+        RunDirectoryError: if its file is missing or broken.
+    """
     path = folder / f"{table}.parquet"
     try:
-        return pq.read_table(path).cast(TABLES[table])
+        return pq.read_table(path, page_checksum_verification=True).cast(TABLES[table])
     except (OSError, pa.ArrowException) as error:
         raise RunDirectoryError(f"cannot read {path}: {error}") from error

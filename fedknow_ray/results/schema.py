@@ -97,6 +97,12 @@ class EventRow:
     detail: str
 
 
+HOST_EVENTS = frozenset(
+    ("packed", "actor_lost", "rolled_back", "resumed", "checkpoint_refused", "interrupted", "failed")
+)
+"""The kinds of event that tell of the machines that a run was made on, and of nothing that its seed decides."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlacementRow:
     """Where a client lived."""

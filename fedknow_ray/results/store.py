@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedknow_ray.errors import RunDirectoryError
-from fedknow_ray.results.schema import ROW_TYPES, TABLES, Row
+from fedknow_ray.results.schema import HOST_EVENTS, ROW_TYPES, TABLES, Row
 
 CONFIG_FILE, MANIFEST_FILE, SUMMARY_FILE = "config.yaml", "manifest.json", "summary.json"
 
@@ -173,6 +174,17 @@ class ResultStore:
             self._unwritten.add(name)
             self._pending[name], self._tables[name] = [], whole
 
+    def cut(self, rows: Mapping[str, int]) -> None:
+        """Drop the rows of tables, by name, behind the first so many; the files follow at the next flush."""
+        for name, count in rows.items():
+            whole = self.table(name)
+            kept = whole.slice(0, count)
+            if name == "events":
+                # what has happened to the host has happened, whatever is done again
+                kept = pa.concat_tables([kept, _of_the_host(whole.slice(count))])
+            self._pending[name], self._tables[name] = [], kept
+            self._unwritten.add(name)
+
     def flush(self) -> None:
         """Write the tables that have new rows; costs nothing for the others.
 
@@ -191,12 +203,20 @@ class ResultStore:
             self._pending[table], self._tables[table] = [], whole
             self._unwritten.discard(table)
 
+    def rows(self, name: str) -> int:
+        """Return how many rows a table has so far, flushed or not."""
+        return len(self._tables[name]) + len(self._pending[name])
+
     def table(self, name: str) -> pa.Table:
         """Return all rows of a table so far, flushed or not."""
         return pa.concat_tables([self._tables[name], _to_arrow(name, self._pending[name])])
 
 
 _REQUIRED = {table: [field.name for field in schema if not field.nullable] for table, schema in TABLES.items()}
+
+
+def _of_the_host(events: pa.Table) -> pa.Table:
+    return events.filter(pc.is_in(events["kind"], pa.array(sorted(HOST_EVENTS))))
 
 
 def tables_of(rows: Iterable[Row]) -> dict[str, pa.Table]:
@@ -216,5 +236,5 @@ def _to_arrow(table: str, rows: list[Row]) -> pa.Table:
 def to_parquet(table: pa.Table) -> memoryview:
     """Return a table as the bytes of a Parquet file (zstd)."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return memoryview(sink.getvalue())

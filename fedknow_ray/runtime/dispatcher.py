@@ -9,6 +9,7 @@ it need not stand still while this process reacts.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -19,11 +20,15 @@ Ref = TypeVar("Ref")
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[Ref]):
-    """*start* sends the call to the actor and returns the reference whose arrival ends the job."""
+    """*start* sends the call to the actor and returns the reference whose arrival ends the job.
+
+    *wanted* False: nobody will ask for the result.
+    """
 
     key: Hashable
     actor: int
     start: Callable[[], Ref]
+    wanted: bool = True
 
 
 class Dispatcher(Generic[Ref]):
@@ -31,16 +36,21 @@ class Dispatcher(Generic[Ref]):
 
     *node_of* the node of each actor, *slots* how many actors of a node may be at work at once. An actor does the jobs
     that it has in their order. *wait(refs)* blocks until at least one of some references is ready and returns those
-    that are.
+    that are. *now* is a clock in seconds.
     """
 
     def __init__(
-        self, node_of: Mapping[int, str], slots: Mapping[str, int], wait: Callable[[list[Ref]], list[Ref]]
+        self,
+        node_of: Mapping[int, str],
+        slots: Mapping[str, int],
+        wait: Callable[[list[Ref]], list[Ref]],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._node_of, self._slots, self._wait = node_of, slots, wait
+        self._node_of, self._slots, self._wait, self._now = dict(node_of), dict(slots), wait, now
         self._waiting: dict[int, deque[Job[Ref]]] = {}
         self._flying: dict[Ref, Job[Ref]] = {}
-        self._done: dict[Hashable, Ref] = {}
+        self._done: dict[Hashable, tuple[int, Ref]] = {}
+        self._busy_since: dict[int, float] = {}
 
     def add(self, *jobs: Job[Ref]) -> None:
         """Take jobs and start what can be started."""
@@ -57,10 +67,39 @@ class Dispatcher(Generic[Ref]):
         while key not in self._done:
             if not self._flying:
                 raise KeyError(f"no job {key!r} is under way")
-            for ref in self._wait(list(self._flying)):
-                self._done[self._flying.pop(ref).key] = ref
-            self._start_ready()
-        return self._done.pop(key)
+            self._go_on()
+        return self._done.pop(key)[1]
+
+    def settle(self, actor: int) -> None:
+        """Wait until an actor has done all its jobs."""
+        while actor in self._waiting or any(job.actor == actor for job in self._flying.values()):
+            self._go_on()
+
+    def overdue(self, limit_s: float) -> list[int]:
+        """Return the actors that have been at one job for longer than a limit."""
+        at_work = {job.actor for job in self._flying.values()}
+        return sorted(actor for actor in at_work if self._now() - self._busy_since[actor] > limit_s)
+
+    def move(self, actor: int, node: str, slots: int) -> None:
+        """Note that an actor is made anew, on a node with so many slots, and drop all its jobs."""
+        self.drop(actor)
+        self._node_of[actor] = node
+        self._slots.setdefault(node, slots)
+
+    def drop(self, actor: int | None = None) -> None:
+        """Forget the jobs of an actor, or of all, done or not, as if they had never been."""
+        self._flying = {ref: job for ref, job in self._flying.items() if actor not in (None, job.actor)}
+        for other in list(self._waiting) if actor is None else [actor]:
+            self._waiting.pop(other, None)
+        self._done = {key: done for key, done in self._done.items() if actor not in (None, done[0])}
+
+    def _go_on(self) -> None:
+        for ref in self._wait(list(self._flying)):
+            job = self._flying.pop(ref)
+            self._busy_since[job.actor] = self._now()
+            if job.wanted:
+                self._done[job.key] = job.actor, ref
+        self._start_ready()
 
     def _start_ready(self) -> None:
         jobs = Counter(job.actor for job in self._flying.values())
@@ -83,3 +122,5 @@ class Dispatcher(Generic[Ref]):
         if not self._waiting[actor]:
             del self._waiting[actor]
         self._flying[job.start()] = job
+        if sum(other.actor == actor for other in self._flying.values()) == 1:
+            self._busy_since[actor] = self._now()

@@ -4,13 +4,13 @@ bits."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from fedknow_ray.federation.aggregation import TreeMean, leaves_of, sum_block, sum_models, total_of
-from fedknow_ray.federation.executor import MergeOrder, Saved
+from fedknow_ray.federation.executor import MergeOrder, Saved, SavedVisit
 from fedknow_ray.federation.scoring import Score
 from fedknow_ray.federation.visit import VisitOrder, VisitReport
 from fedknow_ray.federation.worker import Assembly, ClientWorker
@@ -31,14 +31,16 @@ class LocalExecutor:
         self._broadcast = broadcast
         self._bases: dict[VisitOrder, Buffer] = {}
         self._updates: dict[VisitOrder, Buffer] = {}
+        self._changed = set[int]()
 
-    def dispatch(self, orders: Sequence[VisitOrder], merges: Sequence[MergeOrder] = ()) -> None:
+    def dispatch(self, orders: Sequence[VisitOrder]) -> None:
         """Remember the broadcast that the visits start from; one is made when its report is asked for."""
         self._bases.update(dict.fromkeys(orders, self._broadcast))
 
     def report(self, order: VisitOrder) -> VisitReport:
         """Make the visit and return its report."""
         report, update = timed_visit(self._worker, order, self._bases[order])
+        self._changed.add(order.client_id)
         if update is None:
             del self._bases[order]
         else:
@@ -61,6 +63,12 @@ class LocalExecutor:
                 mean.add(index, sum_block(broadcasts[leaf.of][places], leaf.coefficients))
         self._broadcast = mean.payload(total_of(merge.coefficients, merge.keep, from_base=merge.from_base))
 
+    def forget(self, orders: Collection[VisitOrder] | None = None) -> None:
+        """Let go of updates."""
+        for order in list(self._bases) if orders is None else orders:
+            self._bases.pop(order, None)
+            self._updates.pop(order, None)
+
     def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterator[Score]:
         """Yield every client's scores."""
         for client_id in client_ids:
@@ -70,14 +78,21 @@ class LocalExecutor:
         """Return the digest of the present broadcast."""
         return payload_sha256(self._broadcast)
 
-    def save(self) -> Saved:
-        """Return the broadcast and every client's state."""
-        return Saved(self._broadcast, self._worker.states())
+    def save(self, *, changes: bool = False) -> Saved:
+        """Return the broadcast, the clients' states, and the visits that have gone into no merge."""
+        visits = tuple(SavedVisit(order, base, self._updates.get(order)) for order, base in self._bases.items())
+        states = self._worker.states(self._changed if changes else None)
+        if changes:
+            self._changed.clear()
+        return Saved(self._broadcast, states, visits)
 
     def restore(self, saved: Saved) -> None:
-        """Take over a broadcast and every client's state."""
+        """Hold what was saved, and nothing else."""
         self._worker.adopt(saved.states)
         self._broadcast = saved.broadcast
+        self._bases = {visit.order: visit.base for visit in saved.visits}
+        self._updates = {visit.order: visit.update for visit in saved.visits if visit.update is not None}
+        self._changed.clear()
 
     def global_model(self) -> Buffer:
         """Return the present broadcast."""

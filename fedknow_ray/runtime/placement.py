@@ -97,7 +97,7 @@ def check_fits(actors: Sequence[ActorSpec], nodes: Sequence[NodeOffer], server_b
     """
     homeless = find_homeless(actors, nodes, server_bytes)
     if homeless:
-        raise PlacementError(_shortage(actors, homeless, nodes))
+        raise PlacementError(describe_shortage(actors, homeless, nodes))
 
 
 def find_homeless(actors: Sequence[ActorSpec], nodes: Sequence[NodeOffer], server_bytes: int = 0) -> list[ActorSpec]:
@@ -144,7 +144,8 @@ def _cpu_units(cpus: float) -> int:
     return round(cpus * CPU_UNITS)
 
 
-def _shortage(actors: Sequence[ActorSpec], homeless: Sequence[ActorSpec], nodes: Sequence[NodeOffer]) -> str:
+def describe_shortage(actors: Sequence[ActorSpec], homeless: Sequence[ActorSpec], nodes: Sequence[NodeOffer]) -> str:
+    """Return a table of what each kind of device needs and what the nodes offer, and what to do about it."""
     lost = Counter(actor.device for actor in homeless)
     lines = [f"the fleet cannot be placed: {len(homeless)} of {len(actors)} client actors find no node"]
     lines.append(f"  {'device':<22}{'clients':>8}{'actors':>8}{'memory':>12}{'offered':>9}{'without a place':>17}")

@@ -1,258 +1,391 @@
 """The Ray backend: one actor a client (or a few), a server actor, and references between them.
 
 The broadcast is put once a round and passed by reference; updates go from client to server by reference. The driver
-sees reports and scores only. A cluster that cannot hold the fleet is refused before an actor exists.
+sees reports and scores, and once a round what a checkpoint takes. A cluster that cannot hold the fleet is refused
+before an actor exists.
+
+An actor that is lost is made anew. Its clients get their states of the last checkpoint back and make the visits again
+that they have made since: the same states, broadcasts and orders give the same bits. What cannot be made again so (an
+update whose client has been saved after it, a broadcast) raises `WorkerLost`, and the run goes back to its checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from fedknow_ray.errors import UserError, WorkerError
+from fedknow_ray.errors import WorkerLost
 from fedknow_ray.federation.aggregation import leaves_of, total_of
-from fedknow_ray.federation.executor import MergeOrder, Saved
+from fedknow_ray.federation.executor import MergeOrder, Saved, SavedVisit
 from fedknow_ray.federation.scoring import Score
 from fedknow_ray.federation.visit import VisitKind, VisitOrder, VisitReport
 from fedknow_ray.federation.worker import Assembly
 from fedknow_ray.results.schema import PlacementRow
+from fedknow_ray.runtime.care import Care, Sizes
+from fedknow_ray.runtime.client_pool import ClientPool
 from fedknow_ray.runtime.dispatcher import Dispatcher, Job
-from fedknow_ray.runtime.placement import (
-    ACTOR_CPUS,
-    DEVICE_LABEL,
-    ActorSpec,
-    NodeOffer,
-    check_fits,
-    find_homeless,
-    plan_actors,
-)
-from fedknow_ray.runtime.ray_client import ClientActor
-from fedknow_ray.runtime.ray_server import ServerActor
+from fedknow_ray.runtime.losses import Loss, Losses
+from fedknow_ray.runtime.placement import check_fits, find_homeless, plan_actors
+from fedknow_ray.runtime.ray_calls import get, is_there
 from fedknow_ray.runtime.ray_session import node_offers
+from fedknow_ray.runtime.server_link import SERVER_MEMORY_BYTES, LeafCall, ServerLink
 from fedknow_ray.scenario.images import Dataset
 from fedknow_ray.transport.payload import Buffer
 
-#: An actor with torch takes 2 to 3 processor seconds to start; 1,000 of them on two cores still make it.
-START_TIMEOUT_S = 1800.0
 #: No visit on a host takes an hour; one that does is lost.
 VISIT_TIMEOUT_S = 3600.0
-SERVER_MEMORY_BYTES = 400 * 2**20
+#: How long an update that is made may take to reach this node.
+FETCH_TIMEOUT_S = 60.0
+#: How often visits under way are looked at for one that hangs.
+LOOK_S = 5.0
+#: A visit is taken for hung after this many times the longest one so far, but not before `HUNG_AFTER_S`.
+HUNG_FACTOR, HUNG_AFTER_S = 20.0, 120.0
 
 
 @dataclass(slots=True, eq=False)
-class _Block:
-    """One leaf of updates while its visits are under way: whose they are, and which have not started."""
+class _Visit:
+    """A visit that was dispatched: where it starts from, and where what it leaves is once it has been started.
 
-    merge_id: int
-    index: int
-    orders: tuple[VisitOrder, ...]
-    coefficients: tuple[float, ...]
-    missing: set[VisitOrder]
+    *reported*: its report was taken. *saved*: its client was saved after it. *merged*: nobody needs its update now.
+    """
 
-
-@dataclass(slots=True, eq=False)
-class _OpenMerge:
-    """A merge that the server has begun: its number there, and the calls that it waits for."""
-
-    merge_id: int
-    folds: list[Any]
+    base: Any
+    update: Any = None
+    state: Any = None
+    reported: bool = False
+    saved: bool = False
+    merged: bool = False
 
 
 class RayExecutor:
-    """Makes visits in client actors and averages their updates in the server actor."""
+    """Makes visits in client actors and averages their updates in the server actor.
 
-    def __init__(self, assembly: Assembly, specs: Sequence[ActorSpec], nodes: Sequence[NodeOffer]) -> None:
-        self._assembly, self._specs = assembly, specs
-        self._actor_of = {c: index for index, spec in enumerate(specs) for c in spec.client_ids}
+    *care* None: a lost actor ends the run.
+    """
+
+    def __init__(self, assembly: Assembly, pool: ClientPool, broadcast: Buffer, care: Care | None) -> None:
+        self._assembly, self._pool, self._care = assembly, pool, care
+        self._recovery = assembly.config.recovery
         self._federated = assembly.method.federated
         self._compressor = assembly.compressor()
-        self._labelled = {node.labels.get(DEVICE_LABEL) for node in nodes}
-        self._updates: dict[VisitOrder, Any] = {}
-        self._bases: dict[VisitOrder, Any] = {}
-        self._blocks: dict[VisitOrder, _Block] = {}
-        self._open: dict[MergeOrder, _OpenMerge] = {}
-        self._merges = 0
-        self._actors: list[Any] = []
-        self._server: Any = None
-
-    def start(self, dataset: Dataset, start: Buffer, broadcast: Buffer, nodes: Sequence[NodeOffer]) -> None:
-        """Create the actors and wait until all of them are ready."""
-        assembly_ref, dataset_ref, start_ref = ray.put(self._assembly), ray.put(dataset), ray.put(start)
-        self._broadcast = ray.put(broadcast)
-        server = ray.remote(ServerActor).options(num_cpus=ACTOR_CPUS, memory=SERVER_MEMORY_BYTES)
-        self._server = server.remote(self._compressor)
-        self._actors = [
-            self._options(spec).remote(assembly_ref, dataset_ref, start_ref, spec.client_ids) for spec in self._specs
-        ]
-        self._where: list[dict[str, Any]] = self._get(
-            [actor.where.remote() for actor in self._actors], START_TIMEOUT_S, "start"
+        self._losses = Losses(self._recovery.losses_in_a_row, care.lost if care else lambda loss: None)
+        self._server = ServerLink(
+            self._compressor,
+            assembly.door(broadcast),
+            self._losses,
+            replaces=care is not None,
+            wait_s=self._recovery.wait_for_node_s,
         )
-        node_of = {index: str(where["node_id"]) for index, where in enumerate(self._where)}
-        threads = self._assembly.config.training.threads
-        slots = {node.node_id: max(1, int(node.cpus) // threads) for node in nodes}
-        # a node that joined after `nodes` was read may hold an actor all the same
-        slots = {node_id: slots.get(node_id, 1) for node_id in node_of.values()}
+        self._broadcast = ray.put(broadcast)
+        self._visits: dict[VisitOrder, _Visit] = {}
+        self._scoring: dict[int, Job[Any]] = {}
+        self._longest_s = 0.0
+
+    def start(self, dataset: Dataset, start: Buffer) -> None:
+        """Create the actors and wait until all of them are ready."""
+        self._pool.start(dataset, start)
+        self._server.wait_until_ready()
+        numbers = range(len(self._pool.specs))
+        node_of = {number: self._pool.node_of(number) for number in numbers}
+        slots = {node_of[number]: self._pool.slots_of(number) for number in numbers}
         self._dispatcher: Dispatcher[Any] = Dispatcher(node_of, slots, self._wait)
 
     def stop(self) -> None:
-        """End the actors; on a cluster that is not ours they would stay until the driver leaves it."""
-        for actor in (*self._actors, self._server):
-            if actor is not None:
-                ray.kill(actor)
-
-    def _options(self, spec: ActorSpec) -> Any:
-        selector = {DEVICE_LABEL: spec.device} if spec.device in self._labelled else None
-        return ray.remote(ClientActor).options(
-            num_cpus=ACTOR_CPUS, memory=spec.memory_bytes, resources=spec.resources, label_selector=selector
-        )
-
-    def dispatch(self, orders: Sequence[VisitOrder], merges: Sequence[MergeOrder] = ()) -> None:
-        """Queue visits; the sums of the merges go on leaf by leaf, as the visits start."""
-        for merge in merges:
-            if merge not in self._open:
-                self._begin(merge)
-        self._dispatcher.add(
-            *(Job(order, self._actor_of[order.client_id], self._starter(order, self._broadcast)) for order in orders)
-        )
-
-    def report(self, order: VisitOrder) -> VisitReport:
-        """Wait for one visit."""
-        ref = self._dispatcher.result(order)
-        report: VisitReport = self._get(ref, VISIT_TIMEOUT_S, f"{order.kind} of client {order.client_id}")
-        return report
-
-    def merge(self, merge: MergeOrder) -> None:
-        """Have the server make the next broadcast; nobody waits for it before the next visits do."""
-        if merge not in self._open:
-            self._begin(merge)
-            for order in merge.orders:
-                self._fold_when_complete(order)
-        known = self._open.pop(merge)
-        for index, leaf in enumerate(leaves_of(merge.coefficients, merge.keep, from_base=merge.from_base)):
-            if leaf.of != "update":
-                bases = [self._bases[merge.orders[place]] for place in leaf.places] if leaf.of == "base" else None
-                payloads = [self._broadcast] if bases is None else bases
-                known.folds.append(self._server.fold.remote(known.merge_id, index, leaf.coefficients, *payloads))
-        self._get(known.folds, VISIT_TIMEOUT_S, "aggregation")
-        self._broadcast = self._server.commit.remote(
-            known.merge_id, total_of(merge.coefficients, merge.keep, from_base=merge.from_base)
-        )
-        for order in merge.orders:
-            self._bases.pop(order, None)
-
-    def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterator[Score]:
-        """Score all clients where they live, and yield in client order."""
-        shared = self._broadcast if with_global else None
-        for client_id in client_ids:
-            actor = self._actors[self._actor_of[client_id]]
-
-            def start(actor: Any = actor, client_id: int = client_id) -> Any:
-                return actor.score.remote(client_id, learnt_tasks, shared)
-
-            self._dispatcher.add(Job(("score", client_id), self._actor_of[client_id], start))
-        for client_id in client_ids:
-            ref = self._dispatcher.result(("score", client_id))
-            yield from self._get(ref, VISIT_TIMEOUT_S, f"scores of client {client_id}")
-
-    def global_parameters_sha256(self) -> str:
-        """Return the digest of the present broadcast, computed by the server."""
-        digest: str = self._get(self._server.digest.remote(self._broadcast), VISIT_TIMEOUT_S, "digest")
-        return digest
-
-    def global_model(self) -> Buffer:
-        """Fetch the present broadcast."""
-        payload: Buffer = self._get(self._broadcast, VISIT_TIMEOUT_S, "the global model")
-        return payload
-
-    def save(self) -> Saved:
-        """Fetch the broadcast, and the states of one actor after the other: the store holds one actor's at a time."""
-        states: dict[int, bytes] = {}
-        for actor, spec in zip(self._actors, self._specs, strict=True):
-            states |= self._get(actor.states.remote(), VISIT_TIMEOUT_S, f"saving of clients {list(spec.client_ids)}")
-        return Saved(self.global_model(), states)
-
-    def restore(self, saved: Saved) -> None:
-        """Send each actor its clients' states, one actor after the other, and put the broadcast."""
-        for actor, spec in zip(self._actors, self._specs, strict=True):
-            states = {client_id: saved.states[client_id] for client_id in spec.client_ids}
-            self._get(actor.adopt.remote(states), VISIT_TIMEOUT_S, f"restoring of clients {list(spec.client_ids)}")
-        self._broadcast = ray.put(saved.broadcast)
+        """End the actors."""
+        self._pool.stop()
+        self._server.stop()
 
     def placement(self) -> list[PlacementRow]:
         """Return one row a client: its actor, node and process as the actor itself saw them."""
-        devices = self._assembly.config.devices
-        return [
-            PlacementRow(client_id=client_id, device=devices[client_id], **self._where[self._actor_of[client_id]])
-            for client_id in sorted(self._actor_of)
-        ]
+        return self._pool.placement()
 
-    def _begin(self, merge: MergeOrder) -> None:
-        merge_id, self._merges = self._merges, self._merges + 1
-        leaves = leaves_of(merge.coefficients, merge.keep, from_base=merge.from_base)
-        self._open[merge] = _OpenMerge(merge_id, [self._server.begin.remote(merge_id, len(leaves))])
-        for index, leaf in enumerate(leaves):
-            if leaf.of == "update":
-                orders = tuple(merge.orders[place] for place in leaf.places)
-                block = _Block(merge_id, index, orders, leaf.coefficients, set(orders))
-                self._blocks.update(dict.fromkeys(orders, block))
+    # Visits.
 
-    def _starter(self, order: VisitOrder, broadcast: Any) -> Any:
-        actor = self._actors[self._actor_of[order.client_id]]
+    def dispatch(self, orders: Sequence[VisitOrder]) -> None:
+        """Queue visits from the present broadcast."""
+        self._visits.update((order, _Visit(self._broadcast)) for order in orders)
+        self._dispatcher.add(*map(self._job, orders))
+
+    def report(self, order: VisitOrder) -> VisitReport:
+        """Wait for one visit, and have the server look at its update."""
+        number, what = self._pool.number_of[order.client_id], f"{order.kind} of client {order.client_id}"
+        while True:
+            try:
+                report: VisitReport = get(self._dispatcher.result(order), VISIT_TIMEOUT_S, what)
+                refusal = self._refusal(order)
+            except WorkerLost as loss:
+                self._replace(number, loss)
+            else:
+                break
+        self._losses.survived(number)
+        self._longest_s = max(self._longest_s, report.host_wall_s)
+        visit = self._visits[order]
+        visit.reported, visit.merged = True, refusal is not None or not self._sends(order)
+        self._let_go()
+        return replace(report, refusal=refusal)
+
+    def forget(self, orders: Collection[VisitOrder] | None = None) -> None:
+        """Let go of updates."""
+        for order in self._visits if orders is None else orders:
+            if order in self._visits:
+                self._visits[order].merged = True
+        self._let_go()
+
+    def _job(self, order: VisitOrder, wanted: bool = True) -> Job[Any]:
+        number = self._pool.number_of[order.client_id]
 
         def start() -> Any:
-            report, update = actor.visit.options(num_returns=2).remote(order, broadcast)
-            if order.kind is VisitKind.TRAIN and self._federated:
-                self._updates[order], self._bases[order] = update, broadcast
-                self._fold_when_complete(order)
+            visit, keeps = self._visits[order], self._care is not None
+            call = self._pool.actor(number).visit.options(num_returns=3 if keeps else 2)
+            report, visit.update, *state = call.remote(order, visit.base, keeps)
+            visit.state = state[0] if state else None
             return report
 
-        return start
+        return Job(order if wanted else ("again", order), number, start, wanted)
 
-    def _fold_when_complete(self, order: VisitOrder) -> None:
-        """Send a leaf to the server as soon as all its visits are started: Ray holds the call until they are done."""
-        block = self._blocks.pop(order, None)
-        if block is None:
-            return
-        block.missing.discard(order)
-        if not block.missing:
-            updates = [self._updates.pop(member) for member in block.orders]
-            # by reference: differences are added to their broadcasts where the server is
-            differences = self._compressor is not None and self._compressor.feeds_back
-            bases = [self._bases[member] for member in block.orders] if differences else []
-            fold = self._server.fold_updates.remote(block.merge_id, block.index, block.coefficients, *updates, *bases)
-            next(m for m in self._open.values() if m.merge_id == block.merge_id).folds.append(fold)
+    def _sends(self, order: VisitOrder) -> bool:
+        return order.kind is VisitKind.TRAIN and self._federated
 
-    @staticmethod
-    def _wait(refs: list[Any]) -> list[Any]:
-        ready, _ = ray.wait(refs, num_returns=1, timeout=VISIT_TIMEOUT_S)
-        if not ready:
-            raise WorkerError(f"{len(refs)} visits gave no answer within {VISIT_TIMEOUT_S:.0f} s")
-        return list(ready)
+    def _refusal(self, order: VisitOrder) -> str | None:
+        """Return why the server does not take an update; None where it does, or there is none."""
+        if not self._sends(order):
+            return None
+        visit = self._visits[order]
+        return self._server.refusal(visit.update, visit.base)
 
-    @staticmethod
-    def _get(refs: Any, timeout_s: float, what: str) -> Any:
-        try:
-            return ray.get(refs, timeout=timeout_s)
-        except RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from error
-            raise WorkerError(f"{what} failed in its actor:\n{error}") from error
-        except GetTimeoutError as error:
-            raise WorkerError(f"{what} gave no answer within {timeout_s:.0f} s") from error
-        except RayActorError as error:
-            raise WorkerError(f"{what}: its actor or node died: {error}") from error
-        except RayError as error:
-            raise WorkerError(f"{what}: {type(error).__name__}: {error}") from error
+    def _let_go(self) -> None:
+        """Forget the visits that nobody needs any more: neither their update, nor to make them again."""
+        keeps = self._care is not None
+        done = [o for o, v in self._visits.items() if v.reported and v.merged and (v.saved or not keeps)]
+        for order in done:
+            del self._visits[order]
+
+    # Merges.
+
+    def merge(self, merge: MergeOrder) -> None:
+        """Have the server make the next broadcast."""
+        total = total_of(merge.coefficients, merge.keep, from_base=merge.from_base)
+        while True:
+            try:
+                self._broadcast = self._server.merge(self._leaves(merge), total)
+            except WorkerLost as loss:
+                self._make_again(merge.orders, loss)
+            else:
+                break
+        for order in merge.orders:
+            self._visits[order].merged = True
+        self._let_go()
+
+    def _leaves(self, merge: MergeOrder) -> list[LeafCall]:
+        """Return the leaves of a merge; an actor that was lost may still have to make an update again."""
+        for order in merge.orders:
+            if self._visits[order].update is None:
+                self._dispatcher.settle(self._pool.number_of[order.client_id])
+        differences = self._compressor is not None and self._compressor.feeds_back
+        leaves = []
+        for leaf in leaves_of(merge.coefficients, merge.keep, from_base=merge.from_base):
+            own = [self._visits[merge.orders[place]] for place in leaf.places] if leaf.of != "present" else []
+            bases = [visit.base for visit in own]
+            if leaf.of == "update":
+                # by reference: differences are added to their broadcasts where the server is
+                payloads = [*(visit.update for visit in own), *(bases if differences else [])]
+            else:
+                payloads = bases or [self._broadcast]
+            leaves.append(LeafCall(leaf.of == "update", leaf.coefficients, payloads))
+        return leaves
+
+    def _make_again(self, orders: Sequence[VisitOrder], loss: WorkerLost) -> None:
+        """Have the updates made again that are gone with their nodes.
+
+        Raises:
+            WorkerLost: if none is gone, or one cannot be made again since its client has been saved after it.
+        """
+        gone = [order for order in orders if not is_there(self._visits[order].update, FETCH_TIMEOUT_S)]
+        if not gone or any(self._visits[order].saved for order in gone):
+            raise loss
+        for number in dict.fromkeys(self._pool.number_of[order.client_id] for order in gone):
+            self._replace(number, loss)
+            self._dispatcher.settle(number)
+
+    # Scores and digests.
+
+    def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterator[Score]:
+        """Score clients where they live, and yield in their order."""
+        shared = self._broadcast if with_global else None
+        for client_id in client_ids:
+
+            def start(client_id: int = client_id) -> Any:
+                return self._pool.of_client(client_id).score.remote(client_id, learnt_tasks, shared)
+
+            self._scoring[client_id] = Job(("score", client_id), self._pool.number_of[client_id], start)
+        self._dispatcher.add(*self._scoring.values())
+        for client_id in client_ids:
+            yield from self._scores(client_id)
+
+    def _scores(self, client_id: int) -> list[Score]:
+        while True:
+            try:
+                ref = self._dispatcher.result(("score", client_id))
+                scores: list[Score] = get(ref, VISIT_TIMEOUT_S, f"scores of client {client_id}")
+            except WorkerLost as loss:
+                self._replace(self._pool.number_of[client_id], loss)
+            else:
+                del self._scoring[client_id]
+                return scores
+
+    def global_parameters_sha256(self) -> str:
+        """Return the digest of the present broadcast, computed by the server."""
+        return self._server.digest(self._broadcast)
+
+    def global_model(self) -> Buffer:
+        """Fetch the present broadcast."""
+        payload: Buffer = get(self._broadcast, VISIT_TIMEOUT_S, "the global model")
+        return payload
+
+    # Saving.
+
+    def save(self, *, changes: bool = False) -> Saved:
+        """Fetch the broadcast, clients' states, and the visits that have gone into no merge."""
+        states = self._changed_states() if changes else self._all_states()
+        visits = tuple(
+            SavedVisit(order, get(visit.base, FETCH_TIMEOUT_S, "a broadcast"), self._update(order, visit))
+            for order, visit in self._visits.items()
+            if not (visit.reported and visit.merged)
+        )
+        if changes:
+            for visit in self._visits.values():
+                if visit.reported:
+                    visit.saved, visit.state = True, None
+            self._let_go()
+        return Saved(self.global_model(), states, visits)
+
+    def restore(self, saved: Saved) -> None:
+        """Give all clients their states, and have the visits under way made again; lost actors are made anew first."""
+        self._dispatcher.drop()
+        self._visits.clear()
+        self._scoring.clear()
+        for number, spec in enumerate(self._pool.specs):
+            self._adopt(number, {c: saved.states[c] for c in spec.client_ids if c in saved.states})
+        self._server.revive()
+        self._broadcast = ray.put(saved.broadcast)
+        # visits of a round start from one broadcast: it is put once
+        bases = {id(visit.base): ray.put(visit.base) for visit in saved.visits}
+        for visit in saved.visits:
+            update = None if visit.update is None else ray.put(visit.update)
+            reported = update is not None
+            self._visits[visit.order] = _Visit(bases[id(visit.base)], update, reported=reported, saved=reported)
+        self._dispatcher.add(*(self._job(visit.order) for visit in saved.visits if visit.update is None))
+
+    def _update(self, order: VisitOrder, visit: _Visit) -> Buffer | None:
+        """Fetch the update of a visit that has reported and waits for its merge."""
+        while visit.reported:
+            try:
+                update: Buffer = get(visit.update, FETCH_TIMEOUT_S, f"the update of client {order.client_id}")
+            except WorkerLost as loss:
+                self._make_again([order], loss)
+            else:
+                return update
+        return None
+
+    def _changed_states(self) -> dict[int, bytes]:
+        """Return the states of the clients that have reported since they were last saved."""
+        states: dict[int, bytes] = {}
+        while True:
+            last = {o.client_id: v for o, v in self._visits.items() if v.reported and not v.saved}
+            wanted = next((client_id for client_id in last if client_id not in states), None)
+            if wanted is None:
+                return states
+            try:
+                states[wanted] = get(last[wanted].state, VISIT_TIMEOUT_S, f"the state of client {wanted}")
+            except WorkerLost as loss:
+                self._replace(self._pool.number_of[wanted], loss)
+                self._dispatcher.settle(self._pool.number_of[wanted])
+
+    def _all_states(self) -> dict[int, bytes]:
+        """Return all states, one actor after the other: the store holds one actor's at a time.
+
+        Raises:
+            ValueError: if a visit is under way, after which a state might already be.
+        """
+        if not all(visit.reported for visit in self._visits.values()):
+            raise ValueError("all states can be saved only while no visit is under way")
+        states: dict[int, bytes] = {}
+        for number, spec in enumerate(self._pool.specs):
+            while True:
+                ref = self._pool.actor(number).states.remote()
+                try:
+                    states |= get(ref, VISIT_TIMEOUT_S, f"saving of clients {list(spec.client_ids)}")
+                except WorkerLost as loss:
+                    self._replace(number, loss)
+                else:
+                    break
+        return states
+
+    # Losses.
+
+    def _replace(self, number: int, loss: WorkerLost) -> None:
+        """Make a client actor anew, and have it do what it has done since its clients were last saved.
+
+        Raises:
+            WorkerLost: if nothing was saved, since nothing is to be.
+            WorkerError: if the actor has been lost too often in a row.
+            PlacementError: if no node has room for it.
+        """
+        if self._care is None:
+            raise loss
+        clients, began_s = self._pool.specs[number].client_ids, time.monotonic()
+        self._losses.refuse_too_many(number, clients, loss)
+        self._pool.replace(number, self._recovery.wait_for_node_s)
+        self._dispatcher.move(number, self._pool.node_of(number), self._pool.slots_of(number))
+        self._adopt(number, self._care.states(clients))
+        own = [(o, v) for o, v in self._visits.items() if o.client_id in clients and not v.saved]
+        again = sum(visit.update is not None for _, visit in own)
+        for _, visit in own:
+            visit.update = visit.state = None
+        self._dispatcher.add(*(self._job(order, wanted=not visit.reported) for order, visit in own))
+        self._dispatcher.add(*(job for job in self._scoring.values() if job.actor == number))
+        self._losses.tell(Loss("client_actor", str(loss), clients, again, time.monotonic() - began_s))
+
+    def _adopt(self, number: int, states: Mapping[int, bytes]) -> None:
+        """Give the clients of an actor their states, in place of any that they have; of a lost one in a new actor."""
+        clients = self._pool.specs[number].client_ids
+        while True:
+            adopted = self._pool.actor(number).adopt.remote(dict(states))
+            try:
+                get(adopted, self._hung_after_s, f"restoring of clients {list(clients)}")
+            except WorkerLost as loss:
+                self._losses.refuse_too_many(number, clients, loss)
+                self._pool.replace(number, self._recovery.wait_for_node_s)
+                self._dispatcher.move(number, self._pool.node_of(number), self._pool.slots_of(number))
+                self._losses.tell(Loss("client_actor", str(loss), clients))
+            else:
+                return
+
+    @property
+    def _hung_after_s(self) -> float:
+        """Host seconds after which a visit is taken for hung; before there is any to compare with, an hour."""
+        if self._recovery.hung_after_s is not None:
+            return self._recovery.hung_after_s
+        return max(HUNG_AFTER_S, HUNG_FACTOR * self._longest_s) if self._longest_s else VISIT_TIMEOUT_S
+
+    def _wait(self, refs: list[Any]) -> list[Any]:
+        """Wait until one of some references is ready; actors that hang are ended, which makes theirs ready."""
+        while True:
+            ready, _ = ray.wait(refs, num_returns=1, timeout=LOOK_S)
+            if ready:
+                return list(ready)
+            for number in self._dispatcher.overdue(self._hung_after_s):
+                self._pool.kill(number)
 
 
 @contextmanager
 def ray_executor(
-    assembly: Assembly, dataset: Dataset, start: Buffer, broadcast: Buffer, *, client_bytes: int, visit_bytes: int
+    assembly: Assembly, dataset: Dataset, start: Buffer, broadcast: Buffer, sizes: Sizes, care: Care | None = None
 ) -> Iterator[RayExecutor]:
     """Yield an executor on the Ray that this process is connected to; its actors end with the block.
 
@@ -264,15 +397,16 @@ def ray_executor(
     specs = plan_actors(
         assembly.config.devices,
         clients_per_actor=placement.clients_per_actor,
-        client_bytes=client_bytes,
-        visit_bytes=visit_bytes,
+        client_bytes=sizes.client_bytes,
+        visit_bytes=sizes.visit_bytes,
         memory_per_actor=placement.memory_per_actor,
         fits=lambda actors: not find_homeless(actors, nodes, SERVER_MEMORY_BYTES),
     )
     check_fits(specs, nodes, SERVER_MEMORY_BYTES)
-    executor = RayExecutor(assembly, specs, nodes)
+    pool = ClientPool(assembly, specs, nodes, care.waiting if care else lambda text: None)
+    executor = RayExecutor(assembly, pool, broadcast, care)
     try:
-        executor.start(dataset, start, broadcast, nodes)
+        executor.start(dataset, start)
         yield executor
     finally:
         executor.stop()

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from fedknow_ray.federation.scoring import Score
-from fedknow_ray.federation.visit import VisitOrder, VisitReport
+from fedknow_ray.federation.visit import VisitOrder
 from fedknow_ray.federation.worker import Assembly, ClientWorker
 from fedknow_ray.runtime.timing import timed_visit
 from fedknow_ray.scenario.images import Dataset
@@ -33,18 +33,22 @@ class ClientActor:
             "resources": json.dumps(context.get_assigned_resources(), sort_keys=True),
         }
 
-    def visit(self, order: VisitOrder, broadcast: Buffer) -> tuple[VisitReport, Buffer | None]:
-        """Make a visit; the update goes to the object store, the report to the driver."""
-        return timed_visit(self._worker, order, broadcast)
+    def visit(self, order: VisitOrder, broadcast: Buffer, keeps: bool) -> tuple[Any, ...]:
+        """Make a visit; the update goes to the object store, the report to the driver.
+
+        With *keeps* the client's state after it goes to the store as well, until the driver has saved it.
+        """
+        report, update = timed_visit(self._worker, order, broadcast)
+        return (report, update, self._worker.state_bytes(order.client_id)) if keeps else (report, update)
 
     def score(self, client_id: int, learnt_tasks: int, shared: Buffer | None) -> list[Score]:
         """Return one client's scores."""
         return self._worker.score(client_id, learnt_tasks, shared)
 
     def states(self) -> dict[int, bytes]:
-        """Return the states of the clients that live here."""
+        """Return the states of the clients that live here and have made a visit."""
         return self._worker.states()
 
     def adopt(self, states: Mapping[int, bytes]) -> None:
-        """Give the clients that live here the states that they had in another run."""
+        """Give the clients that live here such states; the others are as at the start."""
         self._worker.adopt(states)

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from fedknow_ray.experiment.run import Watcher, execute
-from fedknow_ray.federation.scheduler import Progress
+from fedknow_ray.federation.standing import Progress
 from fedknow_ray.results.run import Run
 
 HOST_COLUMNS = ["host_wall_s", "host_cpu_s"]

@@ -28,7 +28,7 @@ from fedknow_ray.experiment.run import execute, read_config
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.engine_state import EngineState, Unfinished
 from fedknow_ray.federation.executor import Saved
-from fedknow_ray.federation.scheduler import SchedulerState
+from fedknow_ray.federation.standing import SchedulerState
 from fedknow_ray.federation.state_bytes import load_state
 from fedknow_ray.results.run import Run, load
 

@@ -11,7 +11,7 @@ from small import TEXT, write_config
 from fedknow_ray.errors import ConfigError
 from fedknow_ray.experiment.checkpoint import CheckpointError
 from fedknow_ray.experiment.run import execute, read_config
-from fedknow_ray.federation.scheduler import Boundary
+from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.report import write_report
 from fedknow_ray.results.run import load
 from fedknow_ray.simulation.device import DeviceError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,8 @@ from fedknow_ray.federation.decisions import Policy
 from fedknow_ray.federation.executor import MergeOrder
 from fedknow_ray.federation.ledger import Ledger
 from fedknow_ray.federation.policies import RoundRules, Rounds
-from fedknow_ray.federation.scheduler import Progress, Scheduler, SchedulerState
+from fedknow_ray.federation.scheduler import Scheduler
+from fedknow_ray.federation.standing import Progress, SchedulerState
 from fedknow_ray.federation.scoring import Score
 from fedknow_ray.federation.selection import Uniform
 from fedknow_ray.federation.traffic import Conditions
@@ -115,15 +116,15 @@ class FakeExecutor:
 
     ledger: Ledger
     tamper: Callable[[VisitOrder, VisitReport], VisitReport] = lambda order, report: report
-    dispatched: list[tuple[list[VisitOrder], list[float | None] | None]] = field(default_factory=list)
+    dispatched: list[list[VisitOrder]] = field(default_factory=list)
     reported: list[VisitOrder] = field(default_factory=list)
     commits: list[int] = field(default_factory=list)
     merged: list[MergeOrder] = field(default_factory=list)
+    forgotten: list[Collection[VisitOrder] | None] = field(default_factory=list)
     scored: list[tuple[list[int], int, bool]] = field(default_factory=list)
 
-    def dispatch(self, orders: Sequence[VisitOrder], merges: Sequence[MergeOrder] = ()) -> None:
-        weights = {o: c for merge in merges for o, c in zip(merge.orders, merge.coefficients, strict=True)}
-        self.dispatched.append((list(orders), [weights.get(order) for order in orders] if weights else None))
+    def dispatch(self, orders: Sequence[VisitOrder]) -> None:
+        self.dispatched.append(list(orders))
 
     def report(self, order: VisitOrder) -> VisitReport:
         self.reported.append(order)
@@ -136,6 +137,9 @@ class FakeExecutor:
     def merge(self, merge: MergeOrder) -> None:
         self.commits.append(len(self.reported))
         self.merged.append(merge)
+
+    def forget(self, orders: Collection[VisitOrder] | None = None) -> None:
+        self.forgotten.append(orders)
 
     def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterator[Score]:
         self.scored.append((list(client_ids), learnt_tasks, with_global))

@@ -20,7 +20,7 @@ from fedknow_ray.federation.decisions import Policy
 from fedknow_ray.federation.engine_state import EngineState
 from fedknow_ray.federation.flight import Flight
 from fedknow_ray.federation.policies import RoundRules, Rounds
-from fedknow_ray.federation.scheduler import SchedulerState
+from fedknow_ray.federation.standing import SchedulerState
 from fedknow_ray.federation.selection import make_selection
 from fedknow_ray.federation.steps import Arrived, Began, Closed, Merged, RoundClosed
 from fedknow_ray.federation.traffic import Conditions
@@ -317,6 +317,6 @@ def test_a_scheduler_goes_on_from_any_boundary(tell: partial[Told], boundaries: 
     assert rows + rest.rows == whole.rows
     visits = [row for row in whole.rows if isinstance(row, VisitRow)]
     assert len(whole.executor.reported) == sum(row.status == "ok" for row in visits)
-    assert sum(len(orders) for orders, _ in whole.executor.dispatched) == len(whole.executor.reported)
+    assert sum(len(orders) for orders in whole.executor.dispatched) == len(whole.executor.reported)
     moved = sum(row.upload_bytes + row.download_bytes for row in visits)
     assert whole.scheduler.state().transferred_bytes == moved

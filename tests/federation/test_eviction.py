@@ -246,7 +246,7 @@ def test_a_policy_is_told_how_long_a_visit_takes_after_evicting_which_its_asking
 def test_the_scheduler_orders_visits_with_what_is_evicted_and_records_it():
     trial = Trial(Remembering(), tasks=2, cohorts=((0, 1), (0, 1)), conditions=evicting(), devices=boards(1000))
     trial.run()
-    orders = [order for batch, _ in trial.executor.dispatched for order in batch if order.client_id == 0]
+    orders = [order for batch in trial.executor.dispatched for order in batch if order.client_id == 0]
     facts = [(o.kind, o.facts.task_index, o.facts.evicted_tasks, o.facts.newly_evicted) for o in orders]
     assert facts == [
         ("train", 0, 0, 0),

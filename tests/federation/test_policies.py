@@ -131,7 +131,7 @@ def test_a_visit_that_is_late_is_never_made():
     # 10 W for 6 s, 1 W for 4 s
     assert late.energy_j == 64.0
     assert {order.client_id for order in trial.executor.reported if order.kind == "train"} == {1, 2}
-    assert trial.executor.dispatched[0][1] == [20.0, 30.0]
+    assert trial.executor.merged[0].coefficients == (20.0, 30.0)
 
 
 def test_the_deadline_of_a_round_that_is_over_ends_no_other():

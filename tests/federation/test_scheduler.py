@@ -15,7 +15,7 @@ from fakes import PAYLOAD_BYTES, Lonely, Refining, Trial, moving
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.engine_state import EngineState
 from fedknow_ray.federation.ledger import PlanMismatch
-from fedknow_ray.federation.scheduler import SchedulerState
+from fedknow_ray.federation.standing import SchedulerState
 from fedknow_ray.federation.visit import VisitKind
 from fedknow_ray.results.schema import AccuracyRow, EventRow, RoundRow, VisitRow
 
@@ -63,20 +63,19 @@ def test_every_client_finishes_the_task():
     """Client 2 is never sampled here: its head is trained on the final features, for 2 MB of traffic."""
     trial = Trial(cohorts=((0, 1),))
     trial.run()
-    orders, weights = trial.executor.dispatched[-1]
+    orders = trial.executor.dispatched[-1]
     assert [(o.kind, o.client_id, o.facts.trained_this_task) for o in orders] == [
         (VisitKind.FINISH_TASK, 0, True),
         (VisitKind.FINISH_TASK, 1, True),
         (VisitKind.FINISH_TASK, 2, False),
     ]
-    assert weights is None
     assert trial.rows_of(VisitRow)[-1].moved_bytes == 3 * 10**6
 
 
 def test_orders_say_what_is_known_of_a_visit():
     trial = Trial(tasks=2)
     trial.run()
-    order = trial.executor.dispatched[4][0][1]
+    order = trial.executor.dispatched[4][1]
     facts = order.facts
     assert (order.kind, order.seed, facts.client_id, facts.task_index, facts.round_index) == (
         VisitKind.TRAIN,
@@ -91,15 +90,15 @@ def test_orders_say_what_is_known_of_a_visit():
 def test_having_trained_counts_within_a_task_only():
     trial = Trial(tasks=2, cohorts=((0, 1), (0, 1)))
     trial.run()
-    trained = [[o.facts.trained_this_task for o in orders] for orders, _ in trial.executor.dispatched]
+    trained = [[o.facts.trained_this_task for o in orders] for orders in trial.executor.dispatched]
     assert trained == [[False, False], [True, True], [True, True, False]] * 2
 
 
 def test_updates_are_weighted_by_training_images():
     trial = Trial(tasks=2)
     trial.run()
-    weights = [weights for _, weights in trial.executor.dispatched]
-    assert weights == [[10.0, 20.0], [20.0, 30.0], None, [11.0, 21.0], [21.0, 31.0], None]
+    weights = [merge.coefficients for merge in trial.executor.merged]
+    assert weights == [(10.0, 20.0), (20.0, 30.0), (11.0, 21.0), (21.0, 31.0)]
 
 
 def test_a_round_is_committed_when_all_its_visits_have_reported():
@@ -132,11 +131,10 @@ def test_refine_visits_follow_each_aggregation():
     """Round 0: 13 s, then download and 3 MB of traffic: 5.5 s on the slow board."""
     trial = Trial(Refining())
     trial.run()
-    kinds = [orders[0].kind for orders, _ in trial.executor.dispatched]
+    kinds = [orders[0].kind for orders in trial.executor.dispatched]
     assert kinds == [VisitKind.TRAIN, VisitKind.REFINE, VisitKind.TRAIN, VisitKind.REFINE, VisitKind.FINISH_TASK]
-    orders, weights = trial.executor.dispatched[1]
+    orders = trial.executor.dispatched[1]
     assert [(o.client_id, o.facts.trained_this_task) for o in orders] == [(0, True), (1, True)]
-    assert weights is None
     assert trial.executor.commits == [2, 6]
     first = trial.rows_of(RoundRow)[0]
     assert (first.end_s, first.download_bytes, first.upload_bytes) == (18.5, 4 * PAYLOAD_BYTES, 2 * PAYLOAD_BYTES)
@@ -146,7 +144,7 @@ def test_without_federation_nothing_is_aggregated_or_sent():
     trial = Trial(Lonely())
     progress = trial.run()
     assert trial.executor.commits == []
-    assert [weights for _, weights in trial.executor.dispatched] == [None] * 3
+    assert trial.executor.merged == []
     assert progress[-1].transferred_bytes == 0
     assert trial.executor.scored == [([0, 1, 2], 1, False)]
 
@@ -233,15 +231,8 @@ def test_a_state_is_the_same_after_a_file():
     assert SchedulerState.of_plain(json.loads(json.dumps(state.plain()))) == state
 
 
-def test_between_the_rounds_of_a_task_there_is_no_state():
-    trial = Trial()
-    next(trial.scheduler.run())
-    with pytest.raises(ValueError, match=r"at 13\.0 s the run stands at no boundary"):
-        trial.scheduler.state()
-
-
-@pytest.mark.parametrize("steps", [2, 3, 5, 6])
-def test_from_a_boundary_the_rest_of_the_run_is_the_same(steps: int):
+@pytest.mark.parametrize("steps", range(1, 7))
+def test_from_wherever_a_run_was_left_the_rest_of_the_run_is_the_same(steps: int):
     whole = Trial(tasks=2, cohorts=((0, 1),))
     course, progress, rows = whole.scheduler.run(), [], 0
     for _ in range(steps):
@@ -254,7 +245,7 @@ def test_from_a_boundary_the_rest_of_the_run_is_the_same(steps: int):
 
 
 def test_a_scheduler_that_starts_at_a_boundary_stands_there():
-    state = SchedulerState(Boundary(0, True), EngineState(now_s=25.5, merges=2), 11, 0.5, frozenset({0}))
+    state = SchedulerState(Boundary(0, True), EngineState(now_s=25.5, merges=2), 11, 0.5, frozenset({0}), time_s=25.5)
     scheduler = Trial(tasks=2, start=state).scheduler
     assert scheduler.now_s == 25.5
     assert scheduler.state() == state

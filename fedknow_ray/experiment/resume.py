@@ -1,0 +1,126 @@
+"""Goes on with a run that was left: where it was killed, interrupted or failed, in its own directory.
+
+The last whole checkpoint says where; rounds before it are not made again, and the end is the run's that was never left,
+to the bit, wherever it goes on: on any backend, on any nodes, with its clients packed in any way.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedknow_ray.config.model import RunConfig
+from fedknow_ray.errors import RunDirectoryError, UserError
+from fedknow_ray.experiment.carrying import Carrier
+from fedknow_ray.experiment.checkpoint import OF_THE_HOST, Checkpoint
+from fedknow_ray.experiment.claims import claimed
+from fedknow_ray.experiment.differences import differences
+from fedknow_ray.experiment.run import (
+    HostClock,
+    Overrides,
+    Place,
+    Prepared,
+    Unwatched,
+    Watcher,
+    carry_in,
+    prepare,
+    read_config,
+)
+from fedknow_ray.experiment.run_checkpoints import RunCheckpoints, latest_whole
+from fedknow_ray.results.run import Run, load, read_manifest, read_table
+from fedknow_ray.results.schema import TABLES
+from fedknow_ray.results.store import CONFIG_FILE, SUMMARY_FILE, ResultStore, RunDirectory
+
+
+def resume(
+    run_dir: str | Path,
+    overrides: Overrides = (),
+    *,
+    place: Place | None = None,
+    watcher: Watcher | None = None,
+) -> Run:
+    """Go on with the run in a directory, and return it finished; one that is finished is returned as it is.
+
+    *overrides* may change `placement` and `recovery` alone.
+
+    Raises:
+        UserError: if there is no run, another program makes it, or its data or code are not what they were.
+        PlacementError: if the nodes cannot hold the fleet.
+    """
+    folder, watcher = Path(run_dir), watcher or Unwatched()
+    if not (folder / CONFIG_FILE).is_file():
+        raise RunDirectoryError(f"{folder} is not a run directory: it has no {CONFIG_FILE}")
+    with claimed(folder):
+        if (folder / SUMMARY_FILE).exists():
+            return load(folder)
+        clock = HostClock()
+        config = _config_of(folder, overrides)
+        refused: list[str] = []
+        latest = latest_whole(folder, refused.append)
+        for message in refused:
+            watcher.warn(f"{message}; the one before it is used")
+        place = place or Place("ray")
+        prepared = prepare(config, _name_of(folder), place.backend, watcher)
+        directory = RunDirectory(folder)
+        store = ResultStore(directory)
+        checkpoints = RunCheckpoints(folder, config, prepared.made_with, clock)
+        carrier = Carrier(prepared.parts, store, checkpoints if config.recovery.checkpoint_every_rounds else None)
+        if latest is not None:
+            latest.check_made_with(prepared.made_with)
+            clock.add(latest.wall_s)
+            _take_up(latest, carrier, checkpoints, folder)
+        _note(prepared, folder, carrier, latest, refused)
+        carry_in(directory, prepared, carrier, place, watcher, clock)
+    return load(folder)
+
+
+def _config_of(folder: Path, overrides: Overrides) -> RunConfig:
+    """Return the config that a run goes on with.
+
+    Raises:
+        UserError: if it would be another run.
+    """
+    recorded, config = read_config(folder / CONFIG_FILE), read_config(folder / CONFIG_FILE, overrides)
+    changed = [
+        each
+        for each in differences(recorded.to_dict(), config.to_dict(), absent="nothing")
+        if each.key.split(".")[0] not in OF_THE_HOST
+    ]
+    if changed:
+        keys = ", ".join(f"{each.key} (was {each.there})" for each in changed)
+        raise UserError(
+            f"a run can go on with other {' and '.join(OF_THE_HOST)} only, and {keys} would make it another run; "
+            "leave it out, or start another future at the end of a task: --fork-at-task N --out DIR"
+        )
+    return config
+
+
+def _take_up(latest: Checkpoint, carrier: Carrier, checkpoints: RunCheckpoints, folder: Path) -> None:
+    """Put the run where it was saved last; what its machines went through since stays in the events."""
+    store = carrier.store
+    store.take_over({name: read_table(folder, name) for name in TABLES})
+    store.cut({name: rows for name, (rows, _) in latest.header.stored.tables.items()})
+    checkpoints.go_on_from(latest)
+    carrier.begin_with(latest.contents().saved, latest.state)
+
+
+def _note(
+    prepared: Prepared, folder: Path, carrier: Carrier, latest: Checkpoint | None, refused: list[str]
+) -> None:
+    """Say in the manifest and the events that the run was left and goes on."""
+    at = "the beginning" if latest is None else latest.path.name
+    host, versions = prepared.manifest["host"], prepared.manifest["versions"]
+    note = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "checkpoint": at, "host": host, "versions": versions}
+    earlier: dict[str, Any] = read_manifest(folder) or prepared.manifest
+    prepared.manifest.clear()
+    prepared.manifest.update({**earlier, "resumed": [*earlier.get("resumed", ()), note]})
+    for message in refused:
+        carrier.happened("checkpoint_refused", message)
+    carrier.happened("resumed", json.dumps({"checkpoint": at}))
+
+
+def _name_of(folder: Path) -> str:
+    manifest = read_manifest(folder)
+    return folder.name if manifest is None else str(manifest.get("name", folder.name))
