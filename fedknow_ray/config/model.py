@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, SerializeAsAny
 from fedknow_ray.config.arrival import TaskArrivalConfig
 from fedknow_ray.config.availability import AlwaysAvailability, AvailabilityConfig, FailuresConfig, OutageConfig
 from fedknow_ray.config.compression import CompressionConfig, NoCompression
+from fedknow_ray.config.door import DoorConfig
 from fedknow_ray.config.fields import (
     Count,
     DurationS,
@@ -203,6 +204,8 @@ class CommonConfig(Frozen):
     outages: tuple[OutageConfig, ...] = ()
     """Losses of power, each of some clients for a while."""
     failures: FailuresConfig = FailuresConfig()
+    door: DoorConfig = DoorConfig()
+    """Which updates the server refuses."""
     on_out_of_memory: Literal["fail", "drop_client", "evict_oldest_knowledge"] = "fail"
     """What comes of a visit that its device cannot hold. fail: the visit is lost, and the next one is tried;
     drop_client: its client leaves for good; evict_oldest_knowledge: its client throws away the knowledge of its oldest
@@ -257,6 +260,7 @@ class RunConfig(CommonConfig):
             "availability",
             "outages",
             "failures",
+            "door",
             "on_out_of_memory",
             "policy",
             "task_arrival",

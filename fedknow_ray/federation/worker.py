@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fedknow_ray.federation.door import Door
 from fedknow_ray.federation.scoring import Score, score_client
 from fedknow_ray.federation.sending import send
 from fedknow_ray.federation.state_bytes import dump_state, load_state
@@ -66,6 +67,10 @@ class Assembly:
         head = (self.classes, footprint.F + 1) if self.config.model.head == "global" else None
         tensors = tuple(piece.size for piece in layout)
         return make_compressor(settings.pop("name"), UpdateLayout(tensors, footprint.B, head), **settings)
+
+    def door(self, broadcast: Buffer) -> Door:
+        """Return what checks the run's updates before they are summed; *broadcast* is any broadcast of the run."""
+        return Door.of(broadcast, self.compressor(), self.config.door.most_norm_ratio)
 
     @property
     def classes(self) -> int:

@@ -73,6 +73,7 @@ def test_the_defaults_are_those_of_the_contract(load):
         "availability": {"name": "always"},
         "outages": [],
         "failures": {"probability": 0.0, "schedule": []},
+        "door": {"most_norm_ratio": 100.0},
         "on_out_of_memory": "fail",
         "policy": {"name": "synchronous", "selection": "uniform", "cohorts": None},
         "task_arrival": {"lockstep": True},
@@ -86,7 +87,7 @@ def test_the_sections_stand_in_the_order_of_the_contract(load):
     order = [
         *("seed", "scenario", "model", "method", "training"),
         *("devices_path", "fleet", "network", "compression", "availability", "outages", "failures"),
-        *("on_out_of_memory", "policy", "task_arrival", "clock", "host_device", "placement"),
+        *("door", "on_out_of_memory", "policy", "task_arrival", "clock", "host_device", "placement"),
     ]
     Path("own").mkdir()
     assert list(load("devices_path: own").to_dict()) == order
