@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import click
 from rich.console import Console
@@ -16,13 +16,13 @@ from fedknow_ray.cli.calibrate import calibrate
 from fedknow_ray.cli.compare import compare
 from fedknow_ray.cli.explain_time import explain_time
 from fedknow_ray.cli.forecast import forecast
+from fedknow_ray.cli.resume import resume
+from fedknow_ray.cli.run_options import close_run, run_options, set_option
 from fedknow_ray.cli.scale import scale
 from fedknow_ray.cli.stress import stress
 from fedknow_ray.cli.timeline import timeline
 from fedknow_ray.cli.what_if import what_if
 from fedknow_ray.errors import UnknownNameError
-
-Command = TypeVar("Command", bound=Callable[..., None])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -35,48 +35,11 @@ app.add_command(calibrate)
 app.add_command(compare)
 app.add_command(explain_time)
 app.add_command(forecast)
+app.add_command(resume)
 app.add_command(scale)
 app.add_command(stress)
 app.add_command(timeline)
 app.add_command(what_if)
-
-set_option = click.option(
-    "--set",
-    "overrides",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Override a key of the config: method.name=fedavg, fleet.0.count=4. Repeatable.",
-)
-
-
-def run_options(command: Command) -> Command:
-    """Give a command the options of a run."""
-    options = [
-        set_option,
-        click.option(
-            "--backend",
-            type=click.Choice(["ray", "local"]),
-            default="ray",
-            show_default=True,
-            help="Ray actors, or everything in this process, to the same bits.",
-        ),
-        click.option(
-            "--address",
-            metavar="ADDRESS",
-            help="The address of a Ray cluster that is there; auto finds it. Default: a Ray of its own.",
-        ),
-        click.option(
-            "--out",
-            metavar="DIR",
-            type=click.Path(path_type=Path),
-            help="The run directory, new or empty. Default: runs/<time>-<name>.",
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
-        click.option("--quiet", is_flag=True, help="No progress and no closing table."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @app.command()
@@ -152,17 +115,10 @@ def _run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from fedknow_ray.cli.display import Display, closing_table
+    from fedknow_ray.cli.display import Display
     from fedknow_ray.experiment.run import execute
-    from fedknow_ray.report import write_report
 
     console = Console(stderr=True)
     with Display(console, quiet=quiet) as display:
         done = execute(config, overrides, backend=backend, address=address, out=out, watcher=display)
-        display.stage("writing the report")
-        written = write_report(done)
-    if not quiet:
-        (console if as_json else Console()).print(closing_table(done, str(written)))
-    if as_json:
-        summary: dict[str, Any] = done.summary or {}
-        click.echo(json.dumps({**summary, "run_dir": str(done.path)}))
+        close_run(done, console, display, as_json=as_json, quiet=quiet)

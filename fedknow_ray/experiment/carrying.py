@@ -1,7 +1,7 @@
 """Carries a run through its course: rows are written after each round, the run is saved, and losses are made good.
 
-What the backend cannot make good itself, since what it would take is gone (`runtime.ray_backend`), takes the run back to
-its last checkpoint: the rounds since then are told and made again, to the same bits.
+What the backend cannot make good itself, since what it would take is gone (`runtime.ray_backend`), takes the run back
+to its last checkpoint: the rounds since then are told and made again, to the same bits.
 """
 
 from __future__ import annotations
@@ -155,5 +155,3 @@ class Carrier:
     def _close(self, kind: str, detail: str) -> None:
         self.happened(kind, detail)
         self.store.flush()
-
-

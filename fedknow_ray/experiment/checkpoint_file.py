@@ -87,7 +87,7 @@ def store_saved(saved: Saved, objects: ObjectFolder, unchanged: Mapping[int, str
         if payload is None:
             return None
         if id(payload) not in names:
-            names[id(payload)] = objects.put(memoryview(np.ascontiguousarray(payload)))
+            names[id(payload)] = objects.put(np.ascontiguousarray(payload).data)
         return names[id(payload)]
 
     visits = tuple(

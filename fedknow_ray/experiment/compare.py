@@ -8,19 +8,15 @@ again goes on where an interrupted one was, and a call with more methods, values
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from fedknow_ray.config.model import RunConfig
-from fedknow_ray.errors import RunDirectoryError
-from fedknow_ray.experiment.claims import claimed
 from fedknow_ray.experiment.checkpoint import checkpoint_path, past_key
+from fedknow_ray.experiment.claims import claimed
 from fedknow_ray.experiment.grid import Grid, RunId, first_seed, read_configs
 from fedknow_ray.experiment.host_precision import precision_warning
 from fedknow_ray.experiment.making import refuse_no_jobs, workers_or_processes

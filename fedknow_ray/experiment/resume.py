@@ -106,9 +106,7 @@ def _take_up(latest: Checkpoint, carrier: Carrier, checkpoints: RunCheckpoints, 
     carrier.begin_with(latest.contents().saved, latest.state)
 
 
-def _note(
-    prepared: Prepared, folder: Path, carrier: Carrier, latest: Checkpoint | None, refused: list[str]
-) -> None:
+def _note(prepared: Prepared, folder: Path, carrier: Carrier, latest: Checkpoint | None, refused: list[str]) -> None:
     """Say in the manifest and the events that the run was left and goes on."""
     at = "the beginning" if latest is None else latest.path.name
     host, versions = prepared.manifest["host"], prepared.manifest["versions"]

@@ -145,5 +145,3 @@ def latest_whole(run_dir: Path, refused: Callable[[str], None]) -> Checkpoint | 
 def boundary_checkpoint(run_dir: Path, task_index: int) -> Path:
     """Return where a run has the checkpoint of the end of a task."""
     return run_dir / CHECKPOINTS / f"task-{task_index}-finished.ckpt"
-
-

@@ -135,7 +135,7 @@ def calm_of(config: RunConfig) -> Calm:
 
 def tell(parts: Parts) -> tuple[list[Flight], float]:
     """Return the visits of a run in the order in which they are recorded, and its virtual seconds, without training."""
-    engine = make_engine(parts.course, parts.ledger, parts.policy, parts.conditions)
+    engine = make_engine(parts.course, parts.ledger, parts.make_policy(), parts.conditions)
     flights = [flight for step in engine.tell() if isinstance(step, Closed) for flight in step.flights]
     return flights, engine.now_s
 

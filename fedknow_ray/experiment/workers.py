@@ -182,7 +182,7 @@ def serve() -> None:
 def make_run(order: RunOrder) -> Failure | None:
     """Make a run in this process; returns why it has not finished, or None if it has."""
     # a worker imports torch while the program goes on, and a program that only refuses a grid never does
-    from fedknow_ray.experiment.checkpoint import CheckpointError
+    from fedknow_ray.experiment.checkpoint_file import CheckpointError
     from fedknow_ray.experiment.run import execute
 
     try:

@@ -39,8 +39,9 @@ class SchedulerState:
 
     *boundary* the last one that the run has passed, None before the first; *engine* where the engine stood there, and
     *trained* the clients that had had a training visit in its task. *steps* how many the engine has told since, all
-    carried out; *reports* of the visits among them whose rows are not yet recorded, and *measured_s* the seconds that
-    a measured clock has given it. *refused* the visits since whose updates the server did not take. *own_accuracy* the own models' scores so far, by the task that they were taken after.
+    carried out; *reports* of the visits among them whose rows are not yet recorded, *measured_s* the seconds that a
+    measured clock has given it, and *refused* the visits whose updates the server did not take. *own_accuracy* the own
+    models' scores so far, by the task that they were taken after.
     """
 
     boundary: Boundary | None

@@ -1,7 +1,7 @@
 """A folder of blobs, each named by the SHA-256 of its bytes.
 
-The same bytes are kept once, whoever refers to them; what is read is what was written, or is refused. A blob is whole on
-the disk before its name is given out, so whoever writes the name down afterwards can rely on it.
+The same bytes are kept once, whoever refers to them; what is read is what was written, or is refused. A blob is whole
+on the disk before its name is given out, so whoever writes the name down afterwards can rely on it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -28,6 +29,7 @@ class LocalExecutor:
         self._devices = assembly.config.devices
         self._worker = ClientWorker(assembly, dataset, start, range(len(self._devices)))
         self._compressor = assembly.compressor()
+        self._door = assembly.door(broadcast)
         self._broadcast = broadcast
         self._bases: dict[VisitOrder, Buffer] = {}
         self._updates: dict[VisitOrder, Buffer] = {}
@@ -41,11 +43,12 @@ class LocalExecutor:
         """Make the visit and return its report."""
         report, update = timed_visit(self._worker, order, self._bases[order])
         self._changed.add(order.client_id)
-        if update is None:
+        refusal = None if update is None else self._door.refusal(update, self._bases[order])
+        if update is None or refusal is not None:
             del self._bases[order]
         else:
             self._updates[order] = update
-        return report
+        return report if refusal is None else replace(report, refusal=str(refusal))
 
     def merge(self, merge: MergeOrder) -> None:
         """Sum the updates over the same tree as every backend."""

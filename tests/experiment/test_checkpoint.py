@@ -17,13 +17,13 @@ from small import HOST_COLUMNS, Recorder, tables, write_config
 
 from fedknow_ray.errors import RunDirectoryError, UserError
 from fedknow_ray.experiment.checkpoint import (
-    CheckpointError,
     Contents,
     checkpoint_path,
     open_checkpoint,
     past_key,
     save_checkpoint,
 )
+from fedknow_ray.experiment.checkpoint_file import CheckpointError
 from fedknow_ray.experiment.run import execute, read_config
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.engine_state import EngineState, Unfinished
@@ -74,12 +74,12 @@ def test_a_run_that_starts_at_any_boundary_is_the_run_from_its_beginning(overrid
 
 
 def test_a_run_that_was_taken_up_can_be_saved_again(saved: Path, tmp_path: Path):
-    go(tmp_path, {}, "b", start_from=saved / "past/task-0-trained.ckpt", save_at=[FINISHED], checkpoints=tmp_path)
-    same(go(tmp_path, {}, "c", start_from=tmp_path / "task-0-finished.ckpt"), load(saved / "run"))
+    go(tmp_path, {}, "b", start_from=saved / "past/task-0-trained/state.ckpt", save_at=[FINISHED], checkpoints=tmp_path)
+    same(go(tmp_path, {}, "c", start_from=tmp_path / "task-0-finished" / "state.ckpt"), load(saved / "run"))
 
 
 def test_host_seconds_of_the_past_are_kept_and_counted(saved: Path, tmp_path: Path):
-    path = saved / "past/task-0-finished.ckpt"
+    path = saved / "past/task-0-finished/state.ckpt"
     run, whole = go(tmp_path, {}, "run", start_from=path), load(saved / "run")
     assert run.summary is not None
     assert run.summary["wall_s"] > open_checkpoint(path).wall_s > 0
@@ -88,7 +88,7 @@ def test_host_seconds_of_the_past_are_kept_and_counted(saved: Path, tmp_path: Pa
 
 
 def test_the_manifest_says_where_a_run_started(saved: Path, tmp_path: Path):
-    path = saved / "past/task-0-trained.ckpt"
+    path = saved / "past/task-0-trained/state.ckpt"
     run = go(tmp_path, {}, "run", start_from=path)
     config = read_config(write_config(tmp_path), COMMON)
     assert run.manifest["started_from"] == {
@@ -103,14 +103,14 @@ def test_an_interrupted_run_can_be_taken_up_from_its_last_checkpoint(saved: Path
     with pytest.raises(KeyboardInterrupt):
         watcher = Recorder(KeyboardInterrupt(), after=4)
         go(tmp_path, {}, "lost", watcher=watcher, save_at=EVERYWHERE, checkpoints=tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["task-0-finished.ckpt", "task-0-trained.ckpt"]
-    same(go(tmp_path, {}, "run", start_from=tmp_path / "task-0-finished.ckpt"), load(saved / "run"))
+    assert sorted(path.parent.name for path in tmp_path.glob("*/state.ckpt")) == ["task-0-finished", "task-0-trained"]
+    same(go(tmp_path, {}, "run", start_from=tmp_path / "task-0-finished" / "state.ckpt"), load(saved / "run"))
 
 
 def test_an_interrupted_fork_keeps_its_past_and_says_when_it_was_interrupted(saved: Path, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         watcher = Recorder(KeyboardInterrupt())
-        go(tmp_path, {}, "run", watcher=watcher, start_from=saved / "past/task-0-finished.ckpt")
+        go(tmp_path, {}, "run", watcher=watcher, start_from=saved / "past/task-0-finished/state.ckpt")
     run = load(tmp_path / "run")
     assert run.summary is None
     assert run.rounds["task_index"].to_pylist() == [0, 0, 1]
@@ -120,7 +120,7 @@ def test_an_interrupted_fork_keeps_its_past_and_says_when_it_was_interrupted(sav
 
 def test_placement_may_differ(saved: Path, tmp_path: Path):
     overrides = {"placement.clients_per_actor": 2}
-    same(go(tmp_path, overrides, "run", start_from=saved / "past/task-0-finished.ckpt"), load(saved / "run"))
+    same(go(tmp_path, overrides, "run", start_from=saved / "past/task-0-finished/state.ckpt"), load(saved / "run"))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_another_past_is_refused_with_the_differences(
     overrides: dict[str, Any], told: str, saved: Path, tmp_path: Path
 ):
     with pytest.raises(CheckpointError) as refused:
-        go(tmp_path, overrides, "run", start_from=saved / "past/task-0-finished.ckpt")
+        go(tmp_path, overrides, "run", start_from=saved / "past/task-0-finished/state.ckpt")
     assert f"\n  {told}" in str(refused.value)
     assert not (tmp_path / "run").exists()
 
@@ -145,7 +145,7 @@ def test_another_past_is_refused_with_the_differences(
 def test_other_images_under_the_same_name_are_refused(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fedknow_ray.experiment.manifest.dataset_digest", lambda dataset: "0" * 64)
     with pytest.raises(CheckpointError, match=r"with other data or by other code:\n  dataset_sha256: \w+ there, 000"):
-        go(tmp_path, {}, "run", start_from=saved / "past/task-0-finished.ckpt")
+        go(tmp_path, {}, "run", start_from=saved / "past/task-0-finished/state.ckpt")
     assert not (tmp_path / "run").exists()
 
 
@@ -166,7 +166,7 @@ def test_other_images_under_the_same_name_are_refused(saved: Path, tmp_path: Pat
 )
 def test_a_file_that_is_no_whole_checkpoint_is_refused(change: Any, told: str, saved: Path, tmp_path: Path):
     path = tmp_path / "past.ckpt"
-    path.write_bytes(change((saved / "past/task-0-finished.ckpt").read_bytes()))
+    path.write_bytes(change((saved / "past/task-0-finished/state.ckpt").read_bytes()))
     with pytest.raises(CheckpointError, match=told):
         go(tmp_path, {}, "run", start_from=path)
     assert not (tmp_path / "run").exists()
@@ -185,7 +185,7 @@ def test_boundaries_behind_the_end_are_refused(tmp_path: Path):
 
 
 def test_boundaries_before_the_start_are_refused(saved: Path, tmp_path: Path):
-    start = saved / "past/task-0-finished.ckpt"
+    start = saved / "past/task-0-finished/state.ckpt"
     with pytest.raises(
         UserError, match=r"from task-0-finished to task-1-finished .* at task-0-trained, task-0-finished"
     ):

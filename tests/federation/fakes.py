@@ -12,9 +12,9 @@ from fedknow_ray.federation.executor import MergeOrder
 from fedknow_ray.federation.ledger import Ledger
 from fedknow_ray.federation.policies import RoundRules, Rounds
 from fedknow_ray.federation.scheduler import Scheduler
-from fedknow_ray.federation.standing import Progress, SchedulerState
 from fedknow_ray.federation.scoring import Score
 from fedknow_ray.federation.selection import Uniform
+from fedknow_ray.federation.standing import Progress, SchedulerState
 from fedknow_ray.federation.traffic import Conditions
 from fedknow_ray.federation.visit import VisitKind, VisitOrder, VisitReport, plan_visit
 from fedknow_ray.methods.method import ClientState, Hyperparameters, Method, Outcome, Plan, TaskData, VisitFacts

@@ -20,8 +20,8 @@ from fedknow_ray.federation.decisions import Policy
 from fedknow_ray.federation.engine_state import EngineState
 from fedknow_ray.federation.flight import Flight
 from fedknow_ray.federation.policies import RoundRules, Rounds
-from fedknow_ray.federation.standing import SchedulerState
 from fedknow_ray.federation.selection import make_selection
+from fedknow_ray.federation.standing import SchedulerState
 from fedknow_ray.federation.steps import Arrived, Began, Closed, Merged, RoundClosed
 from fedknow_ray.federation.traffic import Conditions
 from fedknow_ray.results.schema import Row, VisitRow

@@ -114,7 +114,9 @@ def test_a_run_saved_on_one_backend_is_taken_up_on_the_other(
     """Saved after the rounds of task 0; two clients an actor on Ray, so clients are spread otherwise than before."""
     config, boundary, packed = write_config(tmp_path), Boundary(0, False), {"placement.clients_per_actor": 2}
     execute(config, packed, backend=first, out=tmp_path / "past", save_at=[boundary], checkpoints=tmp_path)
-    fork = execute(config, packed, backend=second, out=tmp_path / "fork", start_from=tmp_path / f"{boundary}.ckpt")
+    fork = execute(
+        config, packed, backend=second, out=tmp_path / "fork", start_from=tmp_path / str(boundary) / "state.ckpt"
+    )
     whole = runs["packed" if second == "ray" else "local"]
     assert fork.summary is not None and whole.summary is not None
     assert fork.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
