@@ -43,11 +43,22 @@ class ClientPool:
         self._actors: list[Any] = []
         self._where: list[dict[str, Any]] = []
 
-    def start(self, dataset: Dataset, start: Buffer) -> None:
-        """Create the actors and wait until all of them are ready. Nodes fetch the data once, whoever lives there."""
+    def start(self, dataset: Dataset, start: Buffer) -> dict[int, WorkerLost]:
+        """Create the actors and wait until all of them are ready; return those that were lost as they started.
+
+        Nodes fetch the data once, whoever lives there.
+        """
         self._arguments = ray.put(self._assembly), ray.put(dataset), ray.put(start)
         self._actors = [self._create(spec) for spec in self.specs]
-        self._where = get([actor.where.remote() for actor in self._actors], START_TIMEOUT_S, "the start of the clients")
+        ready, deadline_s = [actor.where.remote() for actor in self._actors], time.monotonic() + START_TIMEOUT_S
+        self._where, lost = [{} for _ in self.specs], dict[int, WorkerLost]()
+        for number, spec in enumerate(self.specs):
+            left_s = max(1.0, deadline_s - time.monotonic())
+            try:
+                self._where[number] = get(ready[number], left_s, f"the start of the actor of {_clients(spec)}")
+            except WorkerLost as loss:
+                lost[number] = loss
+        return lost
 
     def stop(self) -> None:
         """End the actors; on a cluster that is not ours they would stay until the driver leaves it."""

@@ -88,7 +88,8 @@ class RayExecutor:
 
     def start(self, dataset: Dataset, start: Buffer) -> None:
         """Create the actors and wait until all of them are ready."""
-        self._pool.start(dataset, start)
+        for number, loss in self._pool.start(dataset, start).items():
+            self._revive(number, loss)
         self._server.wait_until_ready()
         numbers = range(len(self._pool.specs))
         node_of = {number: self._pool.node_of(number) for number in numbers}
@@ -336,13 +337,10 @@ class RayExecutor:
             WorkerError: if the actor has been lost too often in a row.
             PlacementError: if no node has room for it.
         """
-        if self._care is None:
-            raise loss
         clients, began_s = self._pool.specs[number].client_ids, time.monotonic()
-        self._losses.refuse_too_many(number, clients, loss)
-        self._pool.replace(number, self._recovery.wait_for_node_s)
+        care = self._revive(number, loss)
         self._dispatcher.move(number, self._pool.node_of(number), self._pool.slots_of(number))
-        self._adopt(number, self._care.states(clients))
+        self._adopt(number, care.states(clients))
         own = [(o, v) for o, v in self._visits.items() if o.client_id in clients and not v.saved]
         again = sum(visit.update is not None for _, visit in own)
         for _, visit in own:
@@ -350,6 +348,14 @@ class RayExecutor:
         self._dispatcher.add(*(self._job(order, wanted=not visit.reported) for order, visit in own))
         self._dispatcher.add(*(job for job in self._scoring.values() if job.actor == number))
         self._losses.tell(Loss("client_actor", str(loss), clients, again, time.monotonic() - began_s))
+
+    def _revive(self, number: int, loss: WorkerLost) -> Care:
+        """Have another actor in the place of one that is lost; it knows nothing yet."""
+        if self._care is None:
+            raise loss
+        self._losses.refuse_too_many(number, self._pool.specs[number].client_ids, loss)
+        self._pool.replace(number, self._recovery.wait_for_node_s)
+        return self._care
 
     def _adopt(self, number: int, states: Mapping[int, bytes]) -> None:
         """Give the clients of an actor their states, in place of any that they have; of a lost one in a new actor."""
@@ -359,8 +365,7 @@ class RayExecutor:
             try:
                 get(adopted, self._hung_after_s, f"restoring of clients {list(clients)}")
             except WorkerLost as loss:
-                self._losses.refuse_too_many(number, clients, loss)
-                self._pool.replace(number, self._recovery.wait_for_node_s)
+                self._revive(number, loss)
                 self._dispatcher.move(number, self._pool.node_of(number), self._pool.slots_of(number))
                 self._losses.tell(Loss("client_actor", str(loss), clients))
             else:

@@ -41,7 +41,7 @@ class ServerLink:
 
     def wait_until_ready(self) -> None:
         """Wait until the actor has started."""
-        get(self._actor.ready.remote(), self._wait_s, "the start of the server")
+        self._ask_again(lambda: get(self._actor.ready.remote(), self._wait_s, "the start of the server"))
 
     def stop(self) -> None:
         """End the actor."""
@@ -115,5 +115,5 @@ class ServerLink:
         self._losses.refuse_too_many("server", (), loss)
         ray.kill(self._actor)
         self._actor = self._create()
-        self.wait_until_ready()
+        get(self._actor.ready.remote(), self._wait_s, "the start of another server")
         self._losses.tell(Loss("server_actor", str(loss), wait_s=time.monotonic() - began_s))

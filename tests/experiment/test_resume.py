@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,9 @@ import pyarrow.compute as pc
 import pytest
 from small import Recorder, tables, write_config
 
-from fedknow_ray.errors import RunDirectoryError, UserError
-from fedknow_ray.experiment.checkpoint_file import CheckpointError
 from fedknow_ray.experiment.resume import resume
 from fedknow_ray.experiment.run import Place, execute
-from fedknow_ray.experiment.run_checkpoints import checkpoints_in
-from fedknow_ray.results.run import Run, load
+from fedknow_ray.results.run import Run
 from fedknow_ray.results.schema import HOST_EVENTS
 
 LOCAL = Place("local")
