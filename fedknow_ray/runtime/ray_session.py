@@ -27,6 +27,15 @@ from fedknow_ray.runtime.placement import DEVICE_RESOURCE, NodeOffer
 #: A socket's path may have 107 bytes, and Ray puts about 60 behind its folder.
 LONGEST_FOLDER = 40
 KNOCK_TIMEOUT_S = 5.0
+#: A node that died is noticed after 4 s and one that hangs after 24 s, with Ray's own settings after 15 and over 60 s.
+#: More would not do here: all is on one machine, and a node that is taken for dead while it is only slow takes all with
+#: it. `fedknow-ray cluster render` sets less for nodes of their own.
+HEALTH_CHECKS = {
+    "health_check_initial_delay_ms": 5000,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 4,
+}
 
 
 @contextmanager
@@ -62,6 +71,7 @@ def own_ray(devices: Sequence[str], cpus: int) -> Iterator[None]:
                     log_to_driver=False,
                     logging_level="ERROR",
                     _temp_dir=str(folder),
+                    _system_config=HEALTH_CHECKS,
                 )
             yield
         finally:
