@@ -234,6 +234,7 @@ def _carrier(directory: RunDirectory, prepared: Prepared, clock: HostClock, *, d
 def _open_past(path: Path, config: RunConfig) -> Checkpoint:
     past = open_checkpoint(path)
     past.check_past(config)
+    past.check_whole()
     return past
 
 

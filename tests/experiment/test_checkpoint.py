@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -155,14 +152,15 @@ def test_other_images_under_the_same_name_are_refused(saved: Path, tmp_path: Pat
         (lambda data: b"PAR1" + data, "is not a checkpoint of fedknow-ray"),
         (lambda data: b"", "is not a checkpoint of fedknow-ray"),
         (
-            lambda data: data.replace(b"checkpoint 3", b"checkpoint 4", 1),
-            "has checkpoint format 4, this program reads 3",
+            lambda data: data.replace(b"checkpoint 4", b"checkpoint 5", 1),
+            "has checkpoint format 5, this program reads 4",
         ),
-        (lambda data: data[:-100_000], "is broken"),
+        (lambda data: data[:-10], "is broken"),
         (lambda data: data[:30], "is broken"),
-        (lambda data: data[:5000] + bytes([data[5000] ^ 1]) + data[5001:], "is broken"),
+        (lambda data: data + b"x", "is broken"),
+        (lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:], "is broken"),
     ],
-    ids=["another file", "empty", "another format", "cut off", "hardly begun", "one bit"],
+    ids=["another file", "empty", "another format", "cut off", "hardly begun", "too long", "one bit"],
 )
 def test_a_file_that_is_no_whole_checkpoint_is_refused(change: Any, told: str, saved: Path, tmp_path: Path):
     path = tmp_path / "past.ckpt"
@@ -170,6 +168,19 @@ def test_a_file_that_is_no_whole_checkpoint_is_refused(change: Any, told: str, s
     with pytest.raises(CheckpointError, match=told):
         go(tmp_path, {}, "run", start_from=path)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("lost", ["one bit", "missing"])
+def test_a_checkpoint_with_a_broken_blob_is_refused(lost: str, saved: Path, tmp_path: Path):
+    shutil.copytree(saved / "past/task-0-finished", tmp_path / "past")
+    blob = max((tmp_path / "past/objects").iterdir(), key=lambda path: path.stat().st_size)
+    if lost == "missing":
+        blob.unlink()
+    else:
+        data = blob.read_bytes()
+        blob.write_bytes(data[:99] + bytes([data[99] ^ 1]) + data[100:])
+    with pytest.raises(CheckpointError, match=r"state\.ckpt is broken: .*objects"):
+        go(tmp_path, {}, "run", start_from=tmp_path / "past/state.ckpt")
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path):
@@ -272,54 +283,14 @@ def write_small_checkpoint(folder: Path, config: Path) -> Path:
     return save_checkpoint(folder, read_config(config), state, contents, made_with={"torch": "2.6"}, wall_s=2.5)
 
 
-def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path):
-    path = write_small_checkpoint(tmp_path / "new" / "folder", write_config(tmp_path))
-    assert path == tmp_path / "new" / "folder" / "task-0-finished.ckpt"
-    opened = open_checkpoint(path)
-    assert opened.state == SchedulerState(FINISHED, ENGINE, 10, 0.25, frozenset({0, 2}))
-    assert (opened.wall_s, opened.made_with) == (2.5, {"torch": "2.6"})
-    saved = opened.contents().saved
-    assert (saved.broadcast.tolist(), saved.states) == ([0, 1, 2, 3, 4], {0: b"zero", 1: b"one"})
-
-
-def test_the_header_can_be_read_with_a_pager(tmp_path: Path):
-    lines = write_small_checkpoint(tmp_path, write_config(tmp_path)).read_bytes().split(b"\n")
-    assert lines[0] == b"fedknow-ray checkpoint 3"
-    assert json.loads(lines[1])["past"]["scenario"]["dataset"] == "digits"
-
-
-DIE = """
-import os, pickle, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import test_checkpoint as here
-from fedknow_ray.experiment import checkpoint
-
-def dump(contents, stream, protocol):
-    stream.write(b"half of it" * 10_000)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-checkpoint.pickle.dump = dump
-here.write_small_checkpoint(Path(sys.argv[2]), Path(sys.argv[3]))
-"""
-
-
-@pytest.mark.program
-def test_a_kill_while_saving_leaves_the_old_checkpoint(tmp_path: Path):
-    path = write_small_checkpoint(tmp_path, write_config(tmp_path))
-    before = path.read_bytes()
-    command = [sys.executable, "-c", DIE, str(Path(__file__).parent), str(tmp_path), str(tmp_path / "small.yaml")]
-    killed = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert path.read_bytes() == before
-    assert b"half of it" in (tmp_path / ".task-0-finished.ckpt.tmp").read_bytes()
-
-
-def test_a_full_disk_while_saving_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refuse(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.replace", refuse)
-    with pytest.raises(UserError, match=r"cannot write .*task-0-finished\.ckpt: No space left on device"):
-        write_small_checkpoint(tmp_path / "past", write_config(tmp_path))
-    assert list((tmp_path / "past").iterdir()) == []
+def test_a_run_is_saved_for_others_at_boundaries_alone(tmp_path: Path):
+    state = SchedulerState(None, ENGINE, 10, 0.25, frozenset(), steps=3, time_s=1.5)
+    with pytest.raises(ValueError, match=r"at 1\.5 s the run stands at no boundary"):
+        save_checkpoint(
+            tmp_path,
+            read_config(write_config(tmp_path)),
+            state,
+            Contents(Saved(np.zeros(1, np.uint8), {}), {}),
+            made_with={},
+            wall_s=0.0,
+        )

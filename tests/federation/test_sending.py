@@ -68,7 +68,7 @@ def ledger_of(assembly: Assembly) -> Ledger:
 
 
 def state_of(worker: ClientWorker, client_id: int = 0) -> ClientState:
-    return worker._states[client_id]
+    return worker._state(client_id)
 
 
 @each_choice

@@ -91,7 +91,7 @@ def test_a_shuffled_client_learns_the_rows_of_its_own_task():
     assert other_way, "the seed shuffles at least one client"
     worker = ClientWorker(assembly, DIGITS, start, other_way)
     worker.visit(order(assembly, other_way[0], kind=VisitKind.FINISH_TASK), broadcast)
-    head_CF = worker._states[other_way[0]].head_CF
+    head_CF = worker._state(other_way[0]).head_CF
     moved = np.any(head_CF != decode(start)["head"], axis=1)
     assert moved.tolist() == [False, False, True, True]
 
@@ -110,11 +110,29 @@ def test_a_worker_goes_on_from_the_states_of_another():
     second.adopt({2: first.states()[2]})
     assert second.score(2, 1, None) == first.score(2, 1, None) != []
     assert second.score(0, 1, None) == []
-    assert first.states().keys() == {1, 2}
+
+
+def test_only_clients_that_have_made_a_visit_have_a_state_to_save():
+    assembly, (start, broadcast) = make_assembly(), start_model()
+    worker = ClientWorker(assembly, DIGITS, start, [0, 1, 2])
+    assert worker.states() == {}
+    worker.visit(order(assembly, 2), broadcast)
+    worker.visit(order(assembly, 1), broadcast)
+    assert worker.states().keys() == {1, 2}
+    assert worker.states([0, 2]) == {2: worker.state_bytes(2)}
+
+
+def test_a_client_without_a_state_is_put_back_to_the_start():
+    assembly, (start, broadcast) = make_assembly(), start_model()
+    worker, fresh = (ClientWorker(assembly, DIGITS, start, [0, 1]) for _ in range(2))
+    worker.visit(order(assembly, 0), broadcast)
+    worker.adopt({})
+    assert worker.state_bytes(0) == fresh.state_bytes(0)
+    assert worker.states() == {}
 
 
 def test_the_state_of_a_client_that_lives_elsewhere_is_refused():
     assembly, (start, _) = make_assembly(), start_model()
-    first, second = ClientWorker(assembly, DIGITS, start, [1, 2]), ClientWorker(assembly, DIGITS, start, [0, 2])
+    worker = ClientWorker(assembly, DIGITS, start, [0, 2])
     with pytest.raises(ValueError, match=r"clients \[1\] do not live here"):
-        second.adopt(first.states())
+        worker.adopt({1: b"", 2: b""})

@@ -137,3 +137,86 @@ def test_all_jobs_are_done_within_the_limits(actors: list[int], slots: tuple[int
     for own in range(6):
         mine = [key for key in world.started if actors[int(key[1:])] == own]
         assert mine == sorted(mine, key=lambda key: int(key[1:])), "an actor's jobs keep their order"
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def timed(clock: Clock, *, slots: int = 2) -> tuple[World, Dispatcher[str]]:
+    world = World({0: "n", 1: "n"}, {"n": slots})
+    world.dispatcher = Dispatcher(world.node_of, world.slots, world.wait, clock)
+    return world, world.dispatcher
+
+
+def test_an_actor_that_is_long_at_one_job_is_overdue():
+    clock = Clock()
+    world, dispatcher = timed(clock)
+    dispatcher.add(world.job("a", 0))
+    clock.now_s = 5.0
+    dispatcher.add(world.job("b", 1))
+    clock.now_s = 10.0
+    assert (dispatcher.overdue(9.0), dispatcher.overdue(4.0), dispatcher.overdue(10.0)) == ([0], [0, 1], [])
+
+
+def test_a_job_behind_another_counts_from_when_its_turn_came():
+    clock = Clock()
+    world, dispatcher = timed(clock)
+    dispatcher.add(world.job("a", 0), world.job("b", 0))
+    clock.now_s = 8.0
+    dispatcher.result("a")
+    clock.now_s = 10.0
+    assert dispatcher.overdue(3.0) == []
+    assert dispatcher.overdue(1.0) == [0]
+
+
+def test_a_dropped_actor_has_no_jobs_and_can_be_given_them_again():
+    world, dispatcher = timed(Clock(), slots=1)
+    dispatcher.add(world.job("a", 0), world.job("b", 0), world.job("c", 1))
+    dispatcher.drop(0)
+    world.flying.clear()
+    dispatcher.add(world.job("a", 0))
+    assert [dispatcher.result(key) for key in ("c", "a")] == ["1:c", "0:a"]
+
+
+def test_results_of_a_dropped_actor_are_forgotten():
+    world, dispatcher = timed(Clock())
+    dispatcher.add(world.job("a", 0), world.job("c", 1))
+    world.pick = lambda refs: "0:a" if "0:a" in refs else refs[0]
+    dispatcher.result("c")
+    dispatcher.drop(0)
+    with pytest.raises(KeyError):
+        dispatcher.result("a")
+
+
+def test_an_actor_that_has_moved_takes_a_slot_of_its_new_node():
+    world, dispatcher = timed(Clock(), slots=1)
+    dispatcher.add(world.job("a", 0), world.job("b", 1))
+    assert world.started == ["a"]
+    dispatcher.move(1, "m", 1)
+    world.node_of[1], world.slots["m"] = "m", 1
+    dispatcher.add(world.job("b", 1))
+    assert world.started == ["a", "b"]
+
+
+def test_jobs_whose_results_nobody_wants_are_done_all_the_same():
+    world, dispatcher = timed(Clock())
+    again = world.job("a", 0)
+    dispatcher.add(Job("again", 0, again.start, wanted=False), world.job("b", 0))
+    assert dispatcher.result("b") == "0:b"
+    with pytest.raises(KeyError):
+        dispatcher.result("again")
+
+
+def test_an_actor_settles_when_it_has_done_all_its_jobs():
+    world, dispatcher = timed(Clock())
+    dispatcher.add(*(world.job(key, 0) for key in "abc"), world.job("d", 1))
+    dispatcher.settle(0)
+    assert {"a", "b", "c"} <= set(world.started)
+    assert not any(ref.startswith("0:") for ref in world.flying)
