@@ -32,6 +32,9 @@ class PlacedExecutor(Executor, Protocol):
     def global_model(self) -> Buffer:
         """Return the present broadcast: the one way by which a model reaches the driver, taken only when asked."""
 
+    def global_parameters_sha256(self) -> str:
+        """Return the digest of the present broadcast's arrays, in hexadecimal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:

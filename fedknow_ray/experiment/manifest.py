@@ -52,6 +52,11 @@ def make_manifest(
     }
 
 
+def resumed_note(manifest: Mapping[str, Any], checkpoint: str) -> dict[str, Any]:
+    """Return what the manifest of a run says of its going on here, by the manifest that it would have from here."""
+    return {"checkpoint": checkpoint, **{key: manifest[key] for key in ("started_at", "backend", "host", "versions")}}
+
+
 def replayed_manifest(
     run: Run, config: RunConfig, devices: Iterable[Device], changes: Mapping[str, Any]
 ) -> dict[str, Any]:

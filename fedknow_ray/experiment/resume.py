@@ -7,7 +7,6 @@ to the bit, wherever it goes on: on any backend, on any nodes, with its clients 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from fedknow_ray.experiment.carrying import Carrier
 from fedknow_ray.experiment.checkpoint import OF_THE_HOST, Checkpoint
 from fedknow_ray.experiment.claims import claimed
 from fedknow_ray.experiment.differences import differences
+from fedknow_ray.experiment.manifest import resumed_note
 from fedknow_ray.experiment.run import (
     HostClock,
     Overrides,
@@ -109,9 +109,8 @@ def _take_up(latest: Checkpoint, carrier: Carrier, checkpoints: RunCheckpoints, 
 def _note(prepared: Prepared, folder: Path, carrier: Carrier, latest: Checkpoint | None, refused: list[str]) -> None:
     """Say in the manifest and the events that the run was left and goes on."""
     at = "the beginning" if latest is None else latest.path.name
-    host, versions = prepared.manifest["host"], prepared.manifest["versions"]
-    note = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "checkpoint": at, "host": host, "versions": versions}
-    earlier: dict[str, Any] = read_manifest(folder) or prepared.manifest
+    earlier: dict[str, Any] = read_manifest(folder) or dict(prepared.manifest)
+    note = resumed_note(prepared.manifest, at)
     prepared.manifest.clear()
     prepared.manifest.update({**earlier, "resumed": [*earlier.get("resumed", ()), note]})
     for message in refused:

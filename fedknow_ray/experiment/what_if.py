@@ -28,17 +28,18 @@ from fedknow_ray.experiment.recorded_config import RecordedConfig
 from fedknow_ray.experiment.replay import RecordedVisits, Replay
 from fedknow_ray.experiment.summary import summarise
 from fedknow_ray.results.run import Run, load
+from fedknow_ray.results.schema import HOST_EVENTS
 from fedknow_ray.results.store import ResultStore, RunDirectory, tables_of
 from fedknow_ray.simulation.device import Device
 
 #: Sections that decide what is learnt: no replay can tell what they do.
-TRAINING = ("seed", "scenario", "model", "method", "training", "compression", "task_arrival")
+TRAINING = ("seed", "scenario", "model", "method", "training", "compression", "door", "task_arrival")
 #: Keys of the host alone, and of clocks that no replay can tell.
-HOST = ("placement", "clock", "host_device")
+HOST = ("placement", "recovery", "clock", "host_device")
 
 _ABSENT = "absent"
-#: Events that the course of a run does not tell.
-_KEPT_EVENTS = ("packed",)
+#: Columns that the course of a run does not tell: a replay holds no model.
+_NOT_TOLD = ("parameters_sha256",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,16 +212,23 @@ def _section(change: Difference) -> str:
 
 
 def _recorded(run: Run) -> Timing:
-    tables = {"visits": run.visits, "rounds": run.rounds, "accuracy": run.accuracy, "events": run.events}
+    of_the_host, told = _events(run)
+    events = pa.concat_tables([of_the_host, told])
+    tables = {"visits": run.visits, "rounds": run.rounds, "accuracy": run.accuracy, "events": events}
     return Timing(tables, float((run.summary or {})["virtual_time_s"]))
+
+
+def _events(run: Run) -> tuple[pa.Table, pa.Table]:
+    """Return the events of the machines that made a run, and those that its course tells."""
+    of_the_host = pc.is_in(run.events["kind"], pa.array(sorted(HOST_EVENTS)))
+    return run.events.filter(of_the_host), run.events.filter(pc.invert(of_the_host))
 
 
 def _timing(run: Run, replay: Replay) -> Timing:
     """Return what a replay takes; events of the host are the recorded ones."""
     rows, now_s = replay.rows()
     tables = tables_of(rows)
-    kept = run.events.filter(pc.is_in(run.events["kind"], pa.array(_KEPT_EVENTS)))
-    tables["events"] = pa.concat_tables([kept, tables["events"]])
+    tables["events"] = pa.concat_tables([_events(run)[0], tables["events"]])
     return Timing({name: tables[name] for name in ("visits", "rounds", "accuracy", "events")}, now_s)
 
 
@@ -248,7 +256,7 @@ def _check_record(run: Run, replay: Replay) -> Told:
 def _first_unequal(table: pa.Table, recorded: pa.Table) -> str | None:
     if table.num_rows != recorded.num_rows:
         return f"({table.num_rows} rows, recorded {recorded.num_rows})"
-    for column in table.column_names:
+    for column in (name for name in table.column_names if name not in _NOT_TOLD):
         one, other = table[column], recorded[column]
         if not one.equals(other):
             row = next(i for i, (a, b) in enumerate(zip(one.to_pylist(), other.to_pylist(), strict=True)) if a != b)

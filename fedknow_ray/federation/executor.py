@@ -74,8 +74,8 @@ class Executor(Protocol):
     def score(self, client_ids: Sequence[int], learnt_tasks: int, *, with_global: bool) -> Iterable[Score]:
         """Return every client's scores on its first *learnt_tasks* tasks, in client order."""
 
-    def global_parameters_sha256(self) -> str:
-        """Return the digest of the present broadcast's arrays, in hexadecimal."""
+    def global_parameters_sha256(self) -> str | None:
+        """Return the digest of the present broadcast's arrays, in hexadecimal; None where no model is held."""
 
     def save(self, *, changes: bool = False) -> Saved:
         """Return what is held; another backend or packing can restore it.

@@ -172,7 +172,7 @@ class Scheduler:
                 self._close(flights)
             case RoundClosed():
                 task_index = self._engine.task_index if self._course.arrives_s is None else None
-                self._record([_round_row(task_index, step)])
+                self._record([_round_row(task_index, step, self._executor.global_parameters_sha256())])
             case Happened(time_s, kind, client_id, detail):
                 self._record([EventRow(time_s, kind, client_id, json.dumps(detail))])
 
@@ -279,7 +279,7 @@ def _order_of(merge: Merge, refused: Collection[VisitOrder]) -> MergeOrder:
     return MergeOrder(tuple(o for o, _ in taken), tuple(c for _, c in taken), merge.keep, merge.from_base)
 
 
-def _round_row(task_index: int | None, step: RoundClosed) -> RoundRow:
+def _round_row(task_index: int | None, step: RoundClosed, parameters_sha256: str | None) -> RoundRow:
     return RoundRow(
         task_index=task_index,
         round_index=step.round_index,
@@ -288,6 +288,7 @@ def _round_row(task_index: int | None, step: RoundClosed) -> RoundRow:
         clients=list(step.clients),
         upload_bytes=step.upload_bytes,
         download_bytes=step.download_bytes,
+        parameters_sha256=parameters_sha256,
     )
 
 

@@ -127,11 +127,15 @@ def _check_table(folder: Path, table: str) -> None:
 
 
 def _is_of(found: pa.Schema, schema: pa.Schema) -> bool:
-    """Return whether a file has the columns of a schema; one that may have nulls by now need not have had any then."""
-    if found.names != schema.names:
+    """Return whether a file has the columns of a schema.
+
+    A column that may have nulls by now need not have had any then, and one that came later need not be there.
+    """
+    known = pa.schema([own for own in schema if not own.nullable or own.name in found.names])
+    if found.names != known.names:
         return False
-    fields = [f.with_nullable(f.nullable or own.nullable) for f, own in zip(found, schema, strict=True)]
-    return bool(pa.schema(fields).equals(schema))
+    fields = [f.with_nullable(f.nullable or own.nullable) for f, own in zip(found, known, strict=True)]
+    return bool(pa.schema(fields).equals(known))
 
 
 def read_table(folder: Path, table: str) -> pa.Table:
@@ -142,6 +146,10 @@ def read_table(folder: Path, table: str) -> pa.Table:
     """
     path = folder / f"{table}.parquet"
     try:
-        return pq.read_table(path, page_checksum_verification=True).cast(TABLES[table])
+        rows, schema = pq.read_table(path, page_checksum_verification=True), TABLES[table]
+        for field in schema:
+            if field.nullable and field.name not in rows.column_names:
+                rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+        return rows.select(schema.names).cast(schema)
     except (OSError, pa.ArrowException) as error:
         raise RunDirectoryError(f"cannot read {path}: {error}") from error

@@ -72,6 +72,8 @@ class RoundRow:
     clients: Sequence[int]
     upload_bytes: int
     download_bytes: int
+    parameters_sha256: str | None = None
+    """Of the global model after the round; None where there is none: nothing was trained, as in a what-if."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,8 @@ ROUNDS = _schema(
     ("clients", _list_of(_INDEX)),
     ("upload_bytes", _COUNT),
     ("download_bytes", _COUNT),
-    nullable=("task_index",),
+    ("parameters_sha256", _TEXT),
+    nullable=("task_index", "parameters_sha256"),
 )
 
 ACCURACY = _schema(

@@ -7,7 +7,6 @@ update whose client has been saved after it, raises `WorkerLost`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from fedknow_ray.runtime.client_pool import ClientPool
 from fedknow_ray.runtime.dispatcher import Dispatcher, Job
 from fedknow_ray.runtime.losses import Loss, Losses
 from fedknow_ray.runtime.ray_calls import get, is_there
+from fedknow_ray.runtime.timing import now_s
 from fedknow_ray.runtime.visit_book import VisitBook
 from fedknow_ray.scenario.images import Dataset
 from fedknow_ray.transport.payload import Buffer
@@ -207,7 +207,7 @@ class ClientLink:
             WorkerError: if the actor has been lost too often in a row.
             PlacementError: if no node has room for it.
         """
-        clients, began_s = self._pool.specs[number].client_ids, time.monotonic()
+        clients, began_s = self._pool.specs[number].client_ids, now_s()
         care = self._revive(number, loss)
         self._dispatcher.move(number, self._pool.node_of(number), self._pool.slots_of(number))
         self._adopt(number, care.states(clients))
@@ -217,7 +217,7 @@ class ClientLink:
             visit.update = visit.state = None
         self._dispatcher.add(*(self._job(order, wanted=not visit.reported) for order, visit in own))
         self._dispatcher.add(*(job for job in self._scoring.values() if job.actor == number))
-        self._losses.tell(Loss("client_actor", str(loss), clients, again, time.monotonic() - began_s))
+        self._losses.tell(Loss("client_actor", str(loss), clients, again, now_s() - began_s))
 
     def _revive(self, number: int, loss: WorkerLost) -> Care:
         """Have another actor in the place of one that is lost; it knows nothing yet."""

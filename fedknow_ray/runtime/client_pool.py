@@ -6,7 +6,6 @@ room: for so long, and saying so. What it knew is not here (`runtime.ray_backend
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from fedknow_ray.runtime.placement import ACTOR_CPUS, DEVICE_LABEL, ActorSpec, N
 from fedknow_ray.runtime.ray_calls import get
 from fedknow_ray.runtime.ray_client import ClientActor
 from fedknow_ray.runtime.ray_session import node_offers
+from fedknow_ray.runtime.timing import now_s
 from fedknow_ray.scenario.images import Dataset
 from fedknow_ray.transport.payload import Buffer
 
@@ -50,10 +50,10 @@ class ClientPool:
         """
         self._arguments = ray.put(self._assembly), ray.put(dataset), ray.put(start)
         self._actors = [self._create(spec) for spec in self.specs]
-        ready, deadline_s = [actor.where.remote() for actor in self._actors], time.monotonic() + START_TIMEOUT_S
+        ready, deadline_s = [actor.where.remote() for actor in self._actors], now_s() + START_TIMEOUT_S
         self._where, lost = [{} for _ in self.specs], dict[int, WorkerLost]()
         for number, spec in enumerate(self.specs):
-            left_s = max(1.0, deadline_s - time.monotonic())
+            left_s = max(1.0, deadline_s - now_s())
             try:
                 self._where[number] = get(ready[number], left_s, f"the start of the actor of {_clients(spec)}")
             except WorkerLost as loss:
@@ -96,10 +96,10 @@ class ClientPool:
             PlacementError: if no node has room for it within so many seconds; the message has what is missing.
         """
         self.kill(number)
-        spec, deadline_s, told = self.specs[number], time.monotonic() + wait_s, False
+        spec, deadline_s, told = self.specs[number], now_s() + wait_s, False
         actor = self._actors[number] = self._create(spec)
         ready = actor.where.remote()
-        while (left_s := deadline_s - time.monotonic()) > 0:
+        while (left_s := deadline_s - now_s()) > 0:
             try:
                 # what follows a deadline of its own is known not to wait for a place
                 self._where[number] = ray.get(ready, timeout=min(left_s, PATIENCE_S))

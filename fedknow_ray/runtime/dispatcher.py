@@ -9,11 +9,12 @@ it need not stand still while this process reacts.
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from fedknow_ray.runtime.timing import now_s
 
 Ref = TypeVar("Ref")
 
@@ -44,7 +45,7 @@ class Dispatcher(Generic[Ref]):
         node_of: Mapping[int, str],
         slots: Mapping[str, int],
         wait: Callable[[list[Ref]], list[Ref]],
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = now_s,
     ) -> None:
         self._node_of, self._slots, self._wait, self._now = dict(node_of), dict(slots), wait, now
         self._waiting: dict[int, deque[Job[Ref]]] = {}

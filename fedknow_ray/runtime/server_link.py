@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from fedknow_ray.federation.door import Door
 from fedknow_ray.runtime.losses import Loss, Losses
 from fedknow_ray.runtime.ray_calls import get, is_there
 from fedknow_ray.runtime.ray_server import ServerActor
+from fedknow_ray.runtime.timing import now_s
 from fedknow_ray.transport.compression import Compressor
 
 SERVER_MEMORY_BYTES = 400 * 2**20
@@ -111,9 +111,9 @@ class ServerLink:
     def _replace(self, loss: WorkerLost) -> None:
         if not self._replaces:
             raise loss
-        began_s = time.monotonic()
+        began_s = now_s()
         self._losses.refuse_too_many("server", (), loss)
         ray.kill(self._actor)
         self._actor = self._create()
         get(self._actor.ready.remote(), self._wait_s, "the start of another server")
-        self._losses.tell(Loss("server_actor", str(loss), wait_s=time.monotonic() - began_s))
+        self._losses.tell(Loss("server_actor", str(loss), wait_s=now_s() - began_s))

@@ -12,6 +12,11 @@ from fedknow_ray.federation.worker import ClientWorker
 from fedknow_ray.transport.payload import Buffer
 
 
+def now_s() -> float:
+    """Return seconds since some moment: for deadlines, and how long something took."""
+    return time.monotonic()
+
+
 def timed_visit(worker: ClientWorker, order: VisitOrder, broadcast: Buffer) -> tuple[VisitReport, Buffer | None]:
     """Make a visit and return its report with the host seconds that it took, and the update."""
     wall_s, cpu_s = time.perf_counter(), time.process_time()

@@ -80,6 +80,13 @@ def test_the_defaults_are_those_of_the_contract(load):
         "clock": "virtual",
         "host_device": None,
         "placement": {"clients_per_actor": 1, "memory_per_actor": None},
+        "recovery": {
+            "checkpoint_every_rounds": 1,
+            "keep_task_ends": True,
+            "losses_in_a_row": 3,
+            "hung_after_s": None,
+            "wait_for_node_s": 600.0,
+        },
     }
 
 
@@ -87,7 +94,7 @@ def test_the_sections_stand_in_the_order_of_the_contract(load):
     order = [
         *("seed", "scenario", "model", "method", "training"),
         *("devices_path", "fleet", "network", "compression", "availability", "outages", "failures"),
-        *("door", "on_out_of_memory", "policy", "task_arrival", "clock", "host_device", "placement"),
+        *("door", "on_out_of_memory", "policy", "task_arrival", "clock", "host_device", "placement", "recovery"),
     ]
     Path("own").mkdir()
     assert list(load("devices_path: own").to_dict()) == order

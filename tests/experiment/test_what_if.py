@@ -50,6 +50,11 @@ EASY = {
 }
 
 
+def without_models(table: pa.Table) -> pa.Table:
+    """A table without the digests of models, which a replay has none of."""
+    return table.drop_columns([name for name in table.column_names if name == "parameters_sha256"])
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("recorded")
@@ -63,7 +68,7 @@ def test_a_replay_is_a_fresh_run(recorded: Run, overrides: Mapping[str, Any], tm
     assert answer.valid, answer.reason
     replayed = load(write_replayed(answer, tmp_path / "replayed"))
     for name, table in tables(fresh).items():
-        assert tables(replayed)[name].equals(table), name
+        assert without_models(tables(replayed)[name]).equals(without_models(table)), name
     differing = {"run_dir", "wall_s"}
     assert fresh.summary is not None
     assert replayed.summary is not None
@@ -97,7 +102,8 @@ def test_a_replay_of_a_method_that_refines_or_sends_nothing(tmp_path: Path):
         assert answer.replayed is not None, answer.reason
         for table in ("visits", "rounds", "events"):
             drop = [column for column in ("host_wall_s", "host_cpu_s") if table == "visits"]
-            assert answer.replayed.tables[table].drop_columns(drop).equals(tables(fresh)[table]), (name, table)
+            told = without_models(answer.replayed.tables[table].drop_columns(drop))
+            assert told.equals(without_models(tables(fresh)[table])), (name, table)
 
 
 def test_lost_visits_are_replayed_too(tmp_path: Path):
@@ -193,7 +199,13 @@ def test_the_runs_own_devices_need_no_file(tmp_path: Path):
 
 @pytest.mark.parametrize("key", [key for key in HOST if key != "placement"] + ["placement.clients_per_actor"])
 def test_keys_of_the_host_are_refused(recorded: Run, key: str):
-    value = {"clock": "measured", "host_device": "jetson-nano", "placement.clients_per_actor": 2}[key]
+    key = "recovery.losses_in_a_row" if key == "recovery" else key
+    value = {
+        "clock": "measured",
+        "host_device": "jetson-nano",
+        "placement.clients_per_actor": 2,
+        "recovery.losses_in_a_row": 5,
+    }[key]
     extra = {"clock": "measured"} if key == "host_device" else {"host_device": "jetson-nano"} if key == "clock" else {}
     with pytest.raises(UserError, match="is about the host that makes a run"):
         what_if(recorded.path, {key: value, **extra})

@@ -128,6 +128,14 @@ def test_column_that_may_not_have_nulls_may_have_none_in_a_file_either(finished_
         load(finished_run)
 
 
+def test_a_column_that_came_later_need_not_be_in_an_older_file(finished_run):
+    path = finished_run / "rounds.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["parameters_sha256"]), path)
+    rounds = load(finished_run).rounds
+    assert rounds.column_names[-1] == "parameters_sha256"
+    assert rounds["parameters_sha256"].to_pylist() == [None] * len(rounds)
+
+
 def test_table_with_other_columns_is_refused(finished_run):
     (finished_run / "events.parquet").write_bytes((finished_run / "rounds.parquet").read_bytes())
     with pytest.raises(RunDirectoryError, match="does not have the columns of version 1 of the table 'events'"):

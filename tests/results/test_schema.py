@@ -16,7 +16,7 @@ CONTRACT = {
     "visits": "client_id, device, task_index, round_index, kind, status, download_s, compute_s, upload_s, wait_s, "
     "download_bytes, upload_bytes, flops, moved_bytes, peak_memory_bytes, energy_j, loss, integrated_steps, "
     "violated_steps, host_wall_s, host_cpu_s, start_s, work, model_version, merge_index",
-    "rounds": "task_index, round_index, start_s, end_s, clients, upload_bytes, download_bytes",
+    "rounds": "task_index, round_index, start_s, end_s, clients, upload_bytes, download_bytes, parameters_sha256",
     "accuracy": "client_id, model, trained_task_index, task_index, correct, total",
     "events": "time_s, kind, client_id, detail",
     "placement": "client_id, device, actor_id, node_id, pid, resources",
