@@ -65,6 +65,7 @@ def run_options(command: Command) -> Command:
             metavar="ADDRESS",
             help="The address of a Ray cluster that is there; auto finds it. Default: a Ray of its own.",
         ),
+        click.option("--insecure", is_flag=True, help="Join a cluster without token authentication; see SECURITY.md."),
         click.option(
             "--out",
             metavar="DIR",
@@ -149,6 +150,7 @@ def _run(
     address: str | None,
     out: Path | None,
     *,
+    insecure: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -158,7 +160,7 @@ def _run(
 
     console = Console(stderr=True)
     with Display(console, quiet=quiet) as display:
-        done = execute(config, overrides, backend=backend, address=address, out=out, watcher=display)
+        done = execute(config, overrides, backend=backend, address=address, insecure=insecure, out=out, watcher=display)
         display.stage("writing the report")
         written = write_report(done)
     if not quiet:

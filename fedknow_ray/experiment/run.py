@@ -98,6 +98,7 @@ def execute(
     *,
     backend: Backend = "ray",
     address: str | None = None,
+    insecure: bool = False,
     out: str | Path | None = None,
     watcher: Watcher | None = None,
     start_from: str | Path | None = None,
@@ -107,7 +108,8 @@ def execute(
     """Run a config and return the finished run.
 
     *backend* "ray" starts a Ray of its own unless *address* names a cluster; "local" does everything in this process,
-    to the same bits. *out* is the run directory, new or empty; without it `runs/<time>-<name>`.
+    to the same bits. A cluster that lets in whoever has no token is joined only if *insecure* is set. *out* is the run
+    directory, new or empty; without it `runs/<time>-<name>`.
 
     *start_from* is a checkpoint of a run with the same past; the run is then, to the bit, what it would be from its
     beginning, and has all rows from there. At the boundaries *save_at* it is saved in the folder *checkpoints*, as
@@ -121,6 +123,8 @@ def execute(
     watcher = watcher or Unwatched()
     if backend == "local" and address is not None:
         raise UserError("--address goes with --backend ray; the local backend uses no cluster")
+    if insecure and address is None:
+        raise UserError("--insecure goes with --address; a Ray of our own is always locked with a token")
     config = read_config(path, overrides)
     name = resolve_run_name(path)
     past = None if start_from is None else _open_past(Path(start_from), config)
@@ -141,7 +145,7 @@ def execute(
     saving = _Saving(config, frozenset(save_at), Path(checkpoints or "."), made_with, started_s)
     with _new_directory(out, name, dump_yaml(config)) as directory:
         watcher.stage(f"starting {len(config.devices)} clients ({backend})")
-        with open_executor(parts, backend, address) as executor:
+        with open_executor(parts, backend, address, insecure=insecure) as executor:
             directory.write_manifest(manifest)
             _run_course(parts, executor, directory, watcher, past, saving)
     return load(directory.path)
@@ -269,7 +273,9 @@ def _packing_event(parts: Parts, placement: Sequence[PlacementRow]) -> list[Even
 
 
 @contextmanager
-def open_executor(parts: Parts, backend: Backend, address: str | None = None) -> Iterator[PlacedExecutor]:
+def open_executor(
+    parts: Parts, backend: Backend, address: str | None = None, *, insecure: bool = False
+) -> Iterator[PlacedExecutor]:
     """Yield an executor for the parts of a run; with "ray" and no address, on a Ray that ends with the block.
 
     Raises:
@@ -286,7 +292,7 @@ def open_executor(parts: Parts, backend: Backend, address: str | None = None) ->
     session: Callable[[], Any] = (
         (lambda: own_ray(parts.assembly.config.devices, len(os.sched_getaffinity(0))))
         if address is None
-        else (lambda: joined_ray(address))
+        else (lambda: joined_ray(address, insecure=insecure))
     )
     with session():
         # ray_backend imports ray, which reads its environment when it is imported: the session comes first
