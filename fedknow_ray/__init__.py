@@ -35,13 +35,14 @@ def run(
     *,
     backend: Literal["ray", "local"] = "ray",
     address: str | None = None,
+    insecure: bool = False,
     out: str | Path | None = None,
 ) -> Run:
     """Run a config, write its report, and return the finished run.
 
     *overrides* is a mapping such as {"method.name": "fedavg"} or a list of "KEY=VALUE". *backend* "ray" starts a Ray
     of its own unless *address* names a cluster ("auto": the one that is there); "local" stays in this process, to the
-    same bits.
+    same bits. A cluster that lets in whoever has no token is joined only if *insecure* is set.
     *out* is the run directory, new or empty; without it `runs/<time>-<name>`.
 
     Raises:
@@ -51,7 +52,7 @@ def run(
     from fedknow_ray.experiment.run import execute
     from fedknow_ray.report import write_report
 
-    done = execute(config, overrides, backend=backend, address=address, out=out)
+    done = execute(config, overrides, backend=backend, address=address, insecure=insecure, out=out)
     write_report(done)
     return done
 

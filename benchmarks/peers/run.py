@@ -40,7 +40,7 @@ from fedknow_ray.config.model import (  # noqa: E402
 )
 from fedknow_ray.experiment.assembly import Parts, make_parts  # noqa: E402
 from fedknow_ray.experiment.manifest import make_manifest  # noqa: E402
-from fedknow_ray.experiment.run import open_executor  # noqa: E402
+from fedknow_ray.experiment.place import Place, open_executor  # noqa: E402
 from fedknow_ray.federation.scheduler import Scheduler  # noqa: E402
 from fedknow_ray.federation.visit import SharedModel  # noqa: E402
 from fedknow_ray.federation.worker import Assembly  # noqa: E402
@@ -151,7 +151,7 @@ def run(work: workload.Workload, backend: str, out: Path) -> float:
     """Do the workload, write its tables into a new folder, and return the digest of the final weights."""
     parts = make_work(work)
     directory = RunDirectory.create(out)
-    with open_executor(parts, backend) as executor:
+    with open_executor(parts, Place(backend)) as executor:
         config = parts.assembly.config
         directory.write_config(dump_yaml(config))
         directory.write_manifest(

@@ -110,6 +110,7 @@ def _run(
     overrides: Sequence[str],
     backend: Literal["ray", "local"],
     address: str | None,
+    insecure: bool,
     out: Path | None,
     *,
     as_json: bool,
@@ -120,5 +121,5 @@ def _run(
 
     console = Console(stderr=True)
     with Display(console, quiet=quiet) as display:
-        done = execute(config, overrides, backend=backend, address=address, out=out, watcher=display)
+        done = execute(config, overrides, backend=backend, address=address, insecure=insecure, out=out, watcher=display)
         close_run(done, console, display, as_json=as_json, quiet=quiet)

@@ -20,6 +20,7 @@ def resume(
     overrides: Sequence[str],
     backend: Literal["ray", "local"],
     address: str | None,
+    insecure: bool,
     *,
     as_json: bool,
     quiet: bool,
@@ -28,10 +29,10 @@ def resume(
     from rich.console import Console
 
     from fedknow_ray.cli.display import Display
+    from fedknow_ray.experiment.place import Place
     from fedknow_ray.experiment.resume import resume as go_on
-    from fedknow_ray.experiment.run import Place
 
     console = Console(stderr=True)
     with Display(console, quiet=quiet) as display:
-        done = go_on(run_dir, overrides, place=Place(backend, address), watcher=display)
+        done = go_on(run_dir, overrides, place=Place(backend, address, insecure), watcher=display)
         close_run(done, console, display, as_json=as_json, quiet=quiet)

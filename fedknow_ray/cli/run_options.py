@@ -47,6 +47,7 @@ def place_options(command: Command) -> Command:
             metavar="ADDRESS",
             help="The address of a Ray cluster that is there; auto finds it. Default: a Ray of its own.",
         ),
+        click.option("--insecure", is_flag=True, help="Join a cluster without token authentication; see SECURITY.md."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
         click.option("--quiet", is_flag=True, help="No progress and no closing table."),
     ]

@@ -115,13 +115,26 @@ class ScheduledFailureConfig(Frozen):
     """The fraction of the visit's duration after which it fails."""
 
 
+class BadUpdateConfig(Frozen):
+    """One training visit whose client, broken or malicious, sends something else than what it has learnt."""
+
+    client: Index
+    task: Index
+    round: Index
+    sends: Literal["nan", "wrong_shape", "huge", "garbage"]
+    """nan: its update with a value that is no number; wrong_shape: with a value missing; huge: values of 1e30;
+    garbage: random bytes of some other length."""
+
+
 class FailuresConfig(Frozen):
-    """Which visits fail half way."""
+    """Which visits fail half way, and which bring a bad update."""
 
     probability: Probability = 0.0
     """Of each visit by itself; where it fails is drawn as well."""
     schedule: tuple[ScheduledFailureConfig, ...] = ()
     """Training visits that fail whatever is drawn."""
+    bad_updates: tuple[BadUpdateConfig, ...] = ()
+    """Training visits that come to their end and send what the server has to refuse."""
 
 
 class FleetMember(Protocol):
@@ -202,25 +215,35 @@ def membership_findings(fleet: Sequence[FleetMember]) -> Findings:
 
 
 def failure_findings(failures: FailuresConfig, *, clients: int, tasks: int, rounds: int | None) -> Findings:
-    """Yield what is wrong in `failures.schedule`, for a run of this size; *rounds* of a task, None for no limit."""
-    seen: dict[tuple[int, int, int], int] = {}
-    for index, entry in enumerate(failures.schedule):
-        key: KeyPath = ("failures", "schedule", index)
-        if entry.client >= clients:
-            yield (*key, "client"), _no_client(entry.client, clients)
-        if entry.task >= tasks:
-            yield (
-                (*key, "task"),
-                f"there is no task {entry.task}: scenario.tasks is {tasks}, so they are 0 to {tasks - 1}",
-            )
-        if rounds is not None and entry.round >= rounds:
-            yield (
-                (*key, "round"),
-                f"there is no round {entry.round}: training.rounds_per_task is {rounds}, so they are 0 to {rounds - 1}",
-            )
-        first = seen.setdefault((entry.client, entry.task, entry.round), index)
-        if first != index:
-            yield key, f"is the visit of entry {first} again; a visit fails once"
+    """Yield what is wrong in `failures.schedule` and `failures.bad_updates`, for a run of this size.
+
+    *rounds* are those of a task, None for no limit.
+    """
+    lists: tuple[tuple[str, Sequence[_NamedVisit], str], ...] = (
+        ("schedule", failures.schedule, "a visit fails once"),
+        ("bad_updates", failures.bad_updates, "a visit sends one update"),
+    )
+    for name, entries, once in lists:
+        seen: dict[tuple[int, int, int], int] = {}
+        for index, entry in enumerate(entries):
+            key: KeyPath = ("failures", name, index)
+            yield from (((*key, part), told) for part, told in _no_such_visit(entry, clients, tasks, rounds))
+            first = seen.setdefault((entry.client, entry.task, entry.round), index)
+            if first != index:
+                yield key, f"is the visit of entry {first} again; {once}"
+
+
+_NamedVisit: TypeAlias = ScheduledFailureConfig | BadUpdateConfig
+
+
+def _no_such_visit(entry: _NamedVisit, clients: int, tasks: int, rounds: int | None) -> Iterator[tuple[str, str]]:
+    if entry.client >= clients:
+        yield "client", _no_client(entry.client, clients)
+    if entry.task >= tasks:
+        yield "task", f"there is no task {entry.task}: scenario.tasks is {tasks}, so they are 0 to {tasks - 1}"
+    if rounds is not None and entry.round >= rounds:
+        told = f"training.rounds_per_task is {rounds}, so they are 0 to {rounds - 1}"
+        yield "round", f"there is no round {entry.round}: {told}"
 
 
 def _no_client(client_id: int, clients: int) -> str:

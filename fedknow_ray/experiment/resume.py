@@ -17,18 +17,17 @@ from fedknow_ray.experiment.checkpoint import OF_THE_HOST, Checkpoint
 from fedknow_ray.experiment.claims import claimed
 from fedknow_ray.experiment.differences import differences
 from fedknow_ray.experiment.manifest import resumed_note
+from fedknow_ray.experiment.place import Place
 from fedknow_ray.experiment.run import (
     HostClock,
     Overrides,
-    Place,
     Prepared,
-    Unwatched,
-    Watcher,
     carry_in,
     prepare,
     read_config,
 )
 from fedknow_ray.experiment.run_checkpoints import RunCheckpoints, latest_whole
+from fedknow_ray.experiment.watching import Unwatched, Watcher
 from fedknow_ray.results.run import Run, load, read_manifest, read_table
 from fedknow_ray.results.schema import TABLES
 from fedknow_ray.results.store import CONFIG_FILE, SUMMARY_FILE, ResultStore, RunDirectory

@@ -9,7 +9,6 @@ another started from there (`experiment.checkpoint`).
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from fedknow_ray.config.loading import dump_yaml, load_config, resolve_run_name
 from fedknow_ray.config.model import RunConfig
@@ -36,44 +35,18 @@ from fedknow_ray.experiment.checkpoint import (
 from fedknow_ray.experiment.claims import claimed
 from fedknow_ray.experiment.host_precision import precision_warning
 from fedknow_ray.experiment.manifest import make_manifest
+from fedknow_ray.experiment.place import Backend, Place, open_executor
 from fedknow_ray.experiment.run_checkpoints import RunCheckpoints
 from fedknow_ray.experiment.summary import summarise
+from fedknow_ray.experiment.watching import Unwatched, Watcher
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.scheduler import Scheduler
 from fedknow_ray.federation.standing import Progress
 from fedknow_ray.results.run import Run, load
 from fedknow_ray.results.schema import EventRow, PlacementRow
 from fedknow_ray.results.store import ResultStore, RunDirectory
-from fedknow_ray.runtime.care import Care, Sizes
 
-Backend = Literal["ray", "local"]
 Overrides = Mapping[str, Any] | Sequence[str]
-
-
-class Watcher(Protocol):
-    """Is told how a run gets on; the command line draws its display from it."""
-
-    def stage(self, text: str) -> None:
-        """A stage before round 0 begins."""
-
-    def warn(self, text: str) -> None:
-        """Something that the user may want to change before the run goes on."""
-
-    def advance(self, progress: Progress) -> None:
-        """A round, or a task, is done and recorded."""
-
-
-class Unwatched:
-    """A watcher that looks away."""
-
-    def stage(self, text: str) -> None:
-        """Do nothing."""
-
-    def warn(self, text: str) -> None:
-        """Do nothing."""
-
-    def advance(self, progress: Progress) -> None:
-        """Do nothing."""
 
 
 def read_config(path: str | Path, overrides: Overrides = ()) -> RunConfig:
@@ -91,6 +64,7 @@ def execute(
     *,
     backend: Backend = "ray",
     address: str | None = None,
+    insecure: bool = False,
     out: str | Path | None = None,
     watcher: Watcher | None = None,
     start_from: str | Path | None = None,
@@ -101,7 +75,8 @@ def execute(
     """Run a config and return the finished run.
 
     *backend* "ray" starts a Ray of its own unless *address* names a cluster; "local" does everything in this process,
-    to the same bits. *out* is the run directory, new or empty; without it `runs/<time>-<name>`.
+    to the same bits. A cluster that lets in whoever has no token is joined only if *insecure* is set. *out* is the run
+    directory, new or empty; without it `runs/<time>-<name>`.
 
     *start_from* is a checkpoint of a run with the same past; the run is then, to the bit, what it would be from its
     beginning, and has all rows from there. At the boundaries *save_at* it is saved in the folder *checkpoints*, as
@@ -114,7 +89,7 @@ def execute(
     """
     clock = HostClock()
     watcher = watcher or Unwatched()
-    _refuse_address(backend, address)
+    place = Place(backend, address, insecure)
     config = read_config(path, overrides)
     name = resolve_run_name(path)
     past = None if start_from is None else _open_past(Path(start_from), config)
@@ -131,7 +106,7 @@ def execute(
         if past is not None:
             _take_up(past, carrier)
         with claimed(directory.path):
-            carry_in(directory, prepared, carrier, Place(backend, address), watcher, clock, saving.save)
+            carry_in(directory, prepared, carrier, place, watcher, clock, saving.save)
     return load(directory.path)
 
 
@@ -157,14 +132,6 @@ class Prepared:
     parts: Parts
     manifest: dict[str, Any]
     made_with: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a run is made: the backend, and the address of a cluster that is not its own."""
-
-    backend: Backend
-    address: str | None = None
 
 
 def prepare(config: RunConfig, name: str, backend: Backend, watcher: Watcher) -> Prepared:
@@ -217,11 +184,6 @@ def carry_in(
         parameters_sha256=ended.parameters_sha256,
     )
     directory.write_summary({"run_dir": str(directory.path), **summary})
-
-
-def _refuse_address(backend: Backend, address: str | None) -> None:
-    if backend == "local" and address is not None:
-        raise UserError("--address goes with --backend ray; the local backend uses no cluster")
 
 
 def _carrier(directory: RunDirectory, prepared: Prepared, clock: HostClock, *, durable: bool) -> Carrier:
@@ -311,38 +273,6 @@ def _packing_event(parts: Parts, placement: Sequence[PlacementRow]) -> list[Even
     return [
         EventRow(0.0, "packed", None, f"{len(placement)} clients in {len(actors)} actors (clients_per_actor: {asked})")
     ]
-
-
-@contextmanager
-def open_executor(parts: Parts, place: Place, care: Care | None = None) -> Iterator[PlacedExecutor]:
-    """Yield an executor for the parts of a run; with "ray" and no address, on a Ray that ends with the block.
-
-    *care* is what lost actors are made good with; without it a lost actor ends the run.
-
-    Raises:
-        PlacementError: if the nodes cannot hold the fleet.
-    """
-    if place.backend == "local":
-        from fedknow_ray.runtime.local import local_executor
-
-        with local_executor(parts.assembly, parts.dataset, parts.start, parts.broadcast) as local:
-            yield local
-        return
-    from fedknow_ray.runtime.ray_session import joined_ray, own_ray
-
-    address = place.address
-    session: Callable[[], Any] = (
-        (lambda: own_ray(parts.assembly.config.devices, len(os.sched_getaffinity(0))))
-        if address is None
-        else (lambda: joined_ray(address))
-    )
-    with session():
-        # ray_backend imports ray, which reads its environment when it is imported: the session comes first
-        from fedknow_ray.runtime.ray_backend import ray_executor
-
-        sizes = Sizes(parts.client_bytes, parts.visit_bytes)
-        with ray_executor(parts.assembly, parts.dataset, parts.start, parts.broadcast, sizes, care) as remote:
-            yield remote
 
 
 @contextmanager

@@ -113,6 +113,8 @@ def names_clients(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"outages.{index}.clients", "devices and fraction name clients of a fleet of any size"
     if config.failures.schedule:
         yield "failures.schedule", "failures.probability is for a fleet of any size"
+    if config.failures.bad_updates:
+        yield "failures.bad_updates", "leave them out"
     if isinstance(config.availability, DutyCycleAvailability) and isinstance(config.availability.offset_s, tuple):
         yield "availability.offset_s", "random, or one offset for all, is for a fleet of any size"
 

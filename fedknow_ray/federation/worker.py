@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fedknow_ray.federation.bad_updates import spoilt
 from fedknow_ray.federation.door import Door
 from fedknow_ray.federation.scoring import Score, score_client
 from fedknow_ray.federation.sending import send
@@ -90,6 +91,8 @@ class ClientWorker:
         self._dataset = dataset
         self._method = assembly.make_method()
         self._compressor = assembly.compressor()
+        bad_updates = assembly.config.failures.bad_updates
+        self._bad_updates = {(bad.client, bad.task, bad.round): bad.sends for bad in bad_updates}
         network = FlatNetwork(
             assembly.model,
             height=assembly.height,
@@ -122,6 +125,11 @@ class ClientWorker:
         self._states[client_id] = state
         received_bytes = broadcast.nbytes if self._method.federated else 0
         sent_bytes = 0 if payload is None else payload.nbytes
+        facts = order.facts
+        fault = self._bad_updates.get((client_id, facts.task_index, facts.round_index))
+        if payload is not None and fault is not None:
+            # the link is charged for the agreed length, whatever comes: that is what the clock has planned
+            payload = spoilt(payload, fault, order)
         return replace(report, download_bytes=received_bytes, upload_bytes=sent_bytes), payload
 
     def score(self, client_id: int, learnt_tasks: int, shared: Buffer | None) -> list[Score]:

@@ -1,7 +1,8 @@
 """Starting and joining Ray: a Ray of our own by default, a cluster that is there only when its address is given.
 
-A Ray of our own is locked with a throw-away token, writes to a temporary folder that goes with it, touches nothing in
-$HOME, sends no usage statistics, and never joins another Ray that happens to run on the machine.
+A Ray of our own is locked with a throw-away token, listens on 127.0.0.1 alone, writes to a temporary folder that goes
+with it, touches nothing in $HOME, sends no usage statistics, and never joins another Ray that happens to run on the
+machine.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from fedknow_ray.errors import UserError
 from fedknow_ray.runtime.allocator import ALLOCATOR
 from fedknow_ray.runtime.placement import DEVICE_RESOURCE, NodeOffer
+from fedknow_ray.runtime.ray_security import locked_address, loopback_only
 
 #: A socket's path may have 107 bytes, and Ray puts about 60 behind its folder.
 LONGEST_FOLDER = 40
@@ -61,7 +63,7 @@ def own_ray(devices: Sequence[str], cpus: int) -> Iterator[None]:
         offers = {DEVICE_RESOURCE.format(device): float(count) for device, count in Counter(devices).items()}
         folder = Path(tempfile.mkdtemp(prefix="fkr-", dir=_short_folder()))
         try:
-            with _own_sigterm():
+            with _own_sigterm(), loopback_only():
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -80,11 +82,12 @@ def own_ray(devices: Sequence[str], cpus: int) -> Iterator[None]:
 
 
 @contextmanager
-def joined_ray(address: str) -> Iterator[None]:
-    """Run a block connected to a cluster that is there, with whatever authentication the environment gives.
+def joined_ray(address: str, *, insecure: bool = False) -> Iterator[None]:
+    """Run a block connected to a cluster that is there, with the token that the environment gives.
 
     Raises:
-        UserError: if there is no cluster at the address, it does not let us in, or this process is connected already.
+        UserError: if there is no cluster at the address, it does not let us in, it lets in everybody and *insecure* is
+            not set, or this process is connected already.
     """
     import ray
     from ray.exceptions import RayError
@@ -93,8 +96,9 @@ def joined_ray(address: str) -> Iterator[None]:
     _reread_settings()
     try:
         _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+        cluster = locked_address(address, insecure=insecure)
         with _own_sigterm():
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=cluster, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise UserError(
             f"no Ray cluster can be reached at {address!r}: {error}\n"

@@ -59,7 +59,7 @@ def test_the_defaults_change_nothing():
     assert Sections().model_dump(mode="json") == {
         "availability": {"name": "always"},
         "outages": [],
-        "failures": {"probability": 0.0, "schedule": []},
+        "failures": {"probability": 0.0, "schedule": [], "bad_updates": []},
     }
 
 
@@ -123,6 +123,13 @@ def test_a_config_is_read_back_as_it_was_written():
                 "outages.0.to_s": "is missing",
                 "outages.0.clients": "names a client twice: 1, 1",
                 "outages.0.fraction": "must be at most 1, got 2",
+            },
+        ),
+        (
+            "failures: {bad_updates: [{client: 0, task: 0, round: -1, sends: rubbish}]}",
+            {
+                "failures.bad_updates.0.round": "must be at least 0, got -1",
+                "failures.bad_updates.0.sends": "must be 'nan', 'wrong_shape', 'huge' or 'garbage', got 'rubbish'",
             },
         ),
         (
@@ -210,6 +217,21 @@ def test_scheduled_failures_are_of_visits_that_there_can_be():
         "failures.schedule.2": "is the visit of entry 0 again; a visit fails once",
     }
     assert "failures.schedule.1.round" not in told(failure_findings(failures, clients=3, tasks=2, rounds=None))
+
+
+def test_bad_updates_are_of_visits_that_there_can_be():
+    bad_updates = [
+        {"client": 0, "task": 0, "round": 0, "sends": "nan"},
+        {"client": 3, "task": 2, "round": 5, "sends": "huge"},
+        {"client": 0, "task": 0, "round": 0, "sends": "garbage"},
+    ]
+    failures = FailuresConfig(bad_updates=bad_updates, schedule=[{"client": 0, "task": 0, "round": 0, "at": 0.5}])
+    assert told(failure_findings(failures, clients=3, tasks=2, rounds=5)) == {
+        "failures.bad_updates.1.client": "there is no client 3: scenario.clients is 3, so they are 0 to 2",
+        "failures.bad_updates.1.task": "there is no task 2: scenario.tasks is 2, so they are 0 to 1",
+        "failures.bad_updates.1.round": "there is no round 5: training.rounds_per_task is 5, so they are 0 to 4",
+        "failures.bad_updates.2": "is the visit of entry 0 again; a visit sends one update",
+    }
 
 
 def test_the_shortest_stretch_is_that_of_the_models():

@@ -72,7 +72,7 @@ def test_the_defaults_are_those_of_the_contract(load):
         "compression": {"name": "none"},
         "availability": {"name": "always"},
         "outages": [],
-        "failures": {"probability": 0.0, "schedule": []},
+        "failures": {"probability": 0.0, "schedule": [], "bad_updates": []},
         "door": {"most_norm_ratio": 100.0},
         "on_out_of_memory": "fail",
         "policy": {"name": "synchronous", "selection": "uniform", "cohorts": None},

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from fedknow_ray.experiment.run import Watcher, execute
+from fedknow_ray.experiment.run import execute
+from fedknow_ray.experiment.watching import Watcher
 from fedknow_ray.federation.standing import Progress
 from fedknow_ray.results.run import Run
 

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 import pytest
 from small import Recorder, tables, write_config
 
+from fedknow_ray.experiment.place import Place
 from fedknow_ray.experiment.resume import resume
-from fedknow_ray.experiment.run import Place, execute
+from fedknow_ray.experiment.run import execute
 from fedknow_ray.results.run import Run
 from fedknow_ray.results.schema import HOST_EVENTS
 

@@ -112,6 +112,10 @@ def test_fault_of_some_points_alone_is_found(tmp_path: Path):
         ("policy: {cohorts: [[0, 1], [1, 2]]}", "policy.cohorts"),
         ("outages: [{from_s: 0, to_s: 9, fraction: 0.5}, {from_s: 0, to_s: 9, clients: [0]}]", "outages.1.clients"),
         ("failures: {schedule: [{client: 0, task: 0, round: 0, at: 0.5}]}", "failures.schedule"),
+        (
+            "failures: {bad_updates: [{client: 0, task: 0, round: 0, sends: nan}]}",
+            "failures.bad_updates",
+        ),
         ("availability: {name: duty_cycle, period_s: 9, on_s: 5, offset_s: [0, 1, 2]}", "availability.offset_s"),
     ],
 )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tiny
 
-from fedknow_ray.experiment.run import Backend, execute
+from fedknow_ray.experiment.place import Backend
+from fedknow_ray.experiment.run import execute
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.results.run import Run
 

@@ -12,7 +12,8 @@ import pytest
 from tiny import without_host, write_config
 
 from fedknow_ray.errors import DivergenceError, PlacementError, UserError
-from fedknow_ray.experiment.run import Backend, execute
+from fedknow_ray.experiment.place import Backend
+from fedknow_ray.experiment.run import execute
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.results.run import Run, load
 
