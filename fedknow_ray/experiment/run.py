@@ -184,6 +184,8 @@ def carry_in(
         parameters_sha256=ended.parameters_sha256,
     )
     directory.write_summary({"run_dir": str(directory.path), **summary})
+    if carrier.checkpoints is not None:
+        carrier.checkpoints.finish()
 
 
 def _carrier(directory: RunDirectory, prepared: Prepared, clock: HostClock, *, durable: bool) -> Carrier:

@@ -79,6 +79,14 @@ class RunCheckpoints:
             self._since = 0
             self._save(executor.save(changes=True), state(), store)
 
+    def finish(self) -> None:
+        """Delete what only a run under way needs: all but the ends of tasks."""
+        for path in self._rounds:
+            path.unlink(missing_ok=True)
+            del self._names[path]
+        self._rounds = []
+        self._objects.sweep(frozenset().union(*self._names.values()))
+
     def _save(self, saved: Saved, state: SchedulerState, store: ResultStore) -> None:
         make_folder(self._folder)
         stored = store_saved(saved, self._objects, self._states)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import run_small
+from small import Recorder, run_small
 
 from fedknow_ray.errors import UserError
 from fedknow_ray.experiment.checkpoint import Checkpoint, open_checkpoint
@@ -144,9 +144,12 @@ def test_a_checkpoint_cut_off_anywhere_is_noticed(tmp_path: Path):
 @pytest.mark.parametrize("bytes_to_try", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_where_the_last_one_is_broken_the_one_before_is_used(bytes_to_try: int, tmp_path: Path):
     """So many bytes of a real run's last checkpoint, one after the other; what only it needs may be any of them."""
-    run = run_small(tmp_path, {"method.name": "fedknow", "training.rounds_per_task": 2})
-    folder = run.path / CHECKPOINTS
-    last = latest_whole(run.path, pytest.fail)
+    overrides = {"method.name": "fedknow", "training.rounds_per_task": 3}
+    with pytest.raises(KeyboardInterrupt):
+        run_small(tmp_path, overrides, Recorder(KeyboardInterrupt(), after=6))
+    run_dir = tmp_path / "run"
+    folder = run_dir / CHECKPOINTS
+    last = latest_whole(run_dir, pytest.fail)
     assert last is not None
     others = [open_checkpoint(path) for path in folder.glob("*.ckpt") if path != last.path]
     before = max(others, key=lambda each: each.header.position)
@@ -158,7 +161,7 @@ def test_where_the_last_one_is_broken_the_one_before_is_used(bytes_to_try: int, 
         path = rng.choices(files, sizes)[0]
         place, mask, told = rng.randrange(path.stat().st_size), rng.randrange(1, 256), list[str]()
         flipped(path, place, mask)
-        found = latest_whole(run.path, told.append)
+        found = latest_whole(run_dir, told.append)
         assert found is not None and found.path == before.path
         assert len(told) == 1 and last.path.name in told[0]
         flipped(path, place, mask)

@@ -62,7 +62,8 @@ def test_another_seed_gives_another_run(small: Run, tmp_path: Path):
 
 def test_a_run_leaves_its_files_and_no_others(small: Run):
     files = {entry.name for entry in small.path.iterdir()}
-    assert files == {"config.yaml", "manifest.json", "summary.json", *(f"{table}.parquet" for table in TABLES)}
+    tables = {f"{table}.parquet" for table in TABLES}
+    assert files == {"config.yaml", "manifest.json", "summary.json", "checkpoints", *tables}
 
 
 def test_the_config_of_a_run_gives_the_same_run_again(small: Run, tmp_path: Path):
