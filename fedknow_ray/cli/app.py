@@ -21,6 +21,7 @@ from fedknow_ray.cli.run_options import close_run, run_options, set_option
 from fedknow_ray.cli.scale import scale
 from fedknow_ray.cli.stress import stress
 from fedknow_ray.cli.timeline import timeline
+from fedknow_ray.cli.verify import verify
 from fedknow_ray.cli.what_if import what_if
 from fedknow_ray.errors import UnknownNameError
 
@@ -39,6 +40,7 @@ app.add_command(resume)
 app.add_command(scale)
 app.add_command(stress)
 app.add_command(timeline)
+app.add_command(verify)
 app.add_command(what_if)
 
 

@@ -16,10 +16,10 @@ from fedknow_ray.experiment.carrying import Carrier
 from fedknow_ray.experiment.checkpoint import OF_THE_HOST, Checkpoint
 from fedknow_ray.experiment.claims import claimed
 from fedknow_ray.experiment.differences import differences
+from fedknow_ray.experiment.host_clock import HostClock
 from fedknow_ray.experiment.manifest import resumed_note
 from fedknow_ray.experiment.place import Place
 from fedknow_ray.experiment.run import (
-    HostClock,
     Overrides,
     Prepared,
     carry_in,

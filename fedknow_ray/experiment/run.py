@@ -9,7 +9,6 @@ another started from there (`experiment.checkpoint`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,23 +19,17 @@ from typing import Any
 
 from fedknow_ray.config.loading import dump_yaml, load_config, resolve_run_name
 from fedknow_ray.config.model import RunConfig
-from fedknow_ray.errors import UserError
 from fedknow_ray.experiment.assembly import Parts, open_data, put_together
 from fedknow_ray.experiment.carrying import Carrier, PlacedExecutor
 from fedknow_ray.experiment.catalogue import CATALOGUE
-from fedknow_ray.experiment.checkpoint import (
-    Checkpoint,
-    Contents,
-    make_folder,
-    open_checkpoint,
-    past_tables,
-    save_checkpoint,
-)
 from fedknow_ray.experiment.claims import claimed
+from fedknow_ray.experiment.host_clock import HostClock
 from fedknow_ray.experiment.host_precision import precision_warning
 from fedknow_ray.experiment.manifest import make_manifest
+from fedknow_ray.experiment.past import Past
 from fedknow_ray.experiment.place import Backend, Place, open_executor
 from fedknow_ray.experiment.run_checkpoints import RunCheckpoints
+from fedknow_ray.experiment.saving import Boundaries
 from fedknow_ray.experiment.summary import summarise
 from fedknow_ray.experiment.watching import Unwatched, Watcher
 from fedknow_ray.federation.boundary import Boundary
@@ -87,42 +80,61 @@ def execute(
         UserError: if the config, the data, the checkpoint or the arguments are wrong.
         PlacementError: if the nodes cannot hold the fleet.
     """
-    clock = HostClock()
-    watcher = watcher or Unwatched()
     place = Place(backend, address, insecure)
     config = read_config(path, overrides)
-    name = resolve_run_name(path)
-    past = None if start_from is None else _open_past(Path(start_from), config)
-    _check_save_at(save_at, checkpoints, config, past)
-    prepared = prepare(config, name, backend, watcher)
+    past = None if start_from is None else Past.open(Path(start_from), config)
+    boundaries = Boundaries.of(save_at, checkpoints, config, past)
+    return make_run(
+        resolve_run_name(path),
+        config,
+        past=past,
+        boundaries=boundaries,
+        out=out,
+        place=place,
+        watcher=watcher,
+        durable=durable,
+    )
+
+
+def make_run(
+    name: str,
+    config: RunConfig,
+    *,
+    past: Past | None = None,
+    boundaries: Boundaries | None = None,
+    out: str | Path | None = None,
+    place: Place | None = None,
+    watcher: Watcher | None = None,
+    durable: bool = True,
+) -> Run:
+    """Make a run from its beginning or from a past, in a new directory, and return it finished.
+
+    At the *boundaries* it is saved for others.
+
+    Raises:
+        UserError: if the data, the devices, the traces or the past are wrong.
+        PlacementError: if the nodes cannot hold the fleet.
+    """
+    clock, watcher, place = HostClock(), watcher or Unwatched(), place or Place()
+    prepared = prepare(config, name, place.backend, watcher)
+    begin = None if past is None else past.begin(prepared.parts, prepared.made_with)
     if past is not None:
-        past.check_made_with(prepared.made_with)
-        prepared.manifest["started_from"] = past.origin()
+        prepared.manifest["started_from"] = past.checkpoint.origin()
         # the seconds of the past count as if they had been spent here
-        clock.add(past.wall_s)
-    saving = _Saving(config, frozenset(save_at), Path(checkpoints or "."), prepared.made_with, clock)
+        clock.add(past.checkpoint.wall_s)
     with _new_directory(out, name, dump_yaml(config)) as directory:
         carrier = _carrier(directory, prepared, clock, durable=durable)
-        if past is not None:
-            _take_up(past, carrier)
+        if past is not None and begin is not None:
+            carrier.store.take_over(past.checkpoint.contents().tables)
+            carrier.begin_with(*begin)
+
+        def save(progress: Progress, scheduler: Scheduler, executor: PlacedExecutor) -> None:
+            if boundaries is not None:
+                boundaries.save(progress, scheduler, executor, carrier.store, prepared.made_with, clock())
+
         with claimed(directory.path):
-            carry_in(directory, prepared, carrier, place, watcher, clock, saving.save)
+            carry_in(directory, prepared, carrier, place, watcher, clock, save)
     return load(directory.path)
-
-
-class HostClock:
-    """The host seconds that a run has taken, those before it was taken up included."""
-
-    def __init__(self) -> None:
-        self._began_s = time.perf_counter()
-
-    def add(self, before_s: float) -> None:
-        """Count seconds that were spent before."""
-        self._began_s -= before_s
-
-    def __call__(self) -> float:
-        """Return the seconds by now."""
-        return time.perf_counter() - self._began_s
 
 
 @dataclass(frozen=True)
@@ -157,7 +169,7 @@ def carry_in(
     place: Place,
     watcher: Watcher,
     clock: HostClock,
-    saved: Callable[[Progress, Scheduler, PlacedExecutor, ResultStore], None] = lambda *where: None,
+    saved: Callable[[Progress, Scheduler, PlacedExecutor], None] = lambda *where: None,
 ) -> None:
     """Carry a run through in its directory, from the manifest to the summary.
 
@@ -174,7 +186,7 @@ def carry_in(
         store.append(placement)
         store.append(_packing_event(parts, placement))
         ended = carrier.carry(
-            executor, lambda progress, scheduler: saved(progress, scheduler, executor, store), watcher.advance
+            executor, lambda progress, scheduler: saved(progress, scheduler, executor), watcher.advance
         )
     summary = summarise(
         store.table("accuracy"),
@@ -195,13 +207,6 @@ def _carrier(directory: RunDirectory, prepared: Prepared, clock: HostClock, *, d
     return Carrier(prepared.parts, ResultStore(directory), checkpoints)
 
 
-def _open_past(path: Path, config: RunConfig) -> Checkpoint:
-    past = open_checkpoint(path)
-    past.check_past(config)
-    past.check_whole()
-    return past
-
-
 def _made_with(manifest: Mapping[str, Any], *, own_devices: bool) -> dict[str, str]:
     """Return what bits depend on besides the config: the images, the start model, and the code that trains.
 
@@ -213,57 +218,6 @@ def _made_with(manifest: Mapping[str, Any], *, own_devices: bool) -> dict[str, s
         **{key: digests[key] for key in keys},
         **{package: str(versions[package]) for package in ("fedknow-ray", "torch")},
     }
-
-
-def _check_save_at(
-    save_at: Collection[Boundary], folder: str | Path | None, config: RunConfig, past: Checkpoint | None
-) -> None:
-    """Refuse boundaries that the run never comes to, before it starts, and make the folder for the others."""
-    if not save_at:
-        return
-    if not config.task_arrival.in_lockstep:
-        raise UserError("a run can be saved between tasks, and with this task_arrival they come to each client by time")
-    if folder is None:
-        raise UserError("save_at needs checkpoints, the folder to save in")
-    last = Boundary(config.scenario.places - 1, True)
-    begins = None if past is None else past.boundary
-    missed = [b for b in sorted(save_at) if b > last or b.task_index < 0 or (begins is not None and b <= begins)]
-    if missed:
-        start = "the beginning" if begins is None else str(begins)
-        names = ", ".join(map(str, missed))
-        raise UserError(f"a run from {start} to {last} cannot be saved at {names}; name boundaries in between")
-    make_folder(Path(folder))
-
-
-@dataclass(frozen=True, slots=True)
-class _Saving:
-    """At which boundaries and where a run is saved for others; *made_with* goes into the checkpoints."""
-
-    config: RunConfig
-    boundaries: frozenset[Boundary]
-    folder: Path
-    made_with: Mapping[str, str]
-    clock: HostClock
-
-    def save(self, progress: Progress, scheduler: Scheduler, executor: PlacedExecutor, store: ResultStore) -> None:
-        """Save a run that stands at one of the boundaries."""
-        if progress.boundary in self.boundaries:
-            contents = Contents(executor.save(), past_tables(store))
-            save_checkpoint(
-                self.folder,
-                self.config,
-                scheduler.state(),
-                contents,
-                made_with=self.made_with,
-                wall_s=self.clock(),
-            )
-
-
-def _take_up(past: Checkpoint, carrier: Carrier) -> None:
-    """Have a run begin where its past ended."""
-    contents = past.contents()
-    carrier.store.take_over(contents.tables)
-    carrier.begin_with(contents.saved, past.state)
 
 
 def _packing_event(parts: Parts, placement: Sequence[PlacementRow]) -> list[EventRow]:

@@ -58,7 +58,8 @@ class Evictions:
 
     def as_it_is(self, order: VisitOrder) -> VisitOrder:
         """Return an order of a visit with what its client has thrown away by now."""
-        return self.of(order.client_id).order(order) if self._evicting else order
+        # a run may begin with clients that know nothing of its past tasks, and have them evict no others
+        return self.of(order.client_id).order(order) if self._evicting or order.client_id in self._clients else order
 
     def foreseen(self, visit: PricedVisit) -> PricedVisit:
         """Return a visit as it would be if it began now."""
