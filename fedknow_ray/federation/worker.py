@@ -126,18 +126,20 @@ class ClientWorker:
 
     def states(self) -> dict[int, bytes]:
         """Return every client's state as bytes."""
-        return {client_id: dump_state(state) for client_id, state in self._states.items()}
+        return {client_id: dump_state(state, self._method.memory_types) for client_id, state in self._states.items()}
 
     def adopt(self, states: Mapping[int, bytes]) -> None:
         """Give clients of this worker the states that such bytes hold.
 
         Raises:
             ValueError: if a client lives elsewhere.
+            StateError: if bytes are no state of this method.
         """
         strangers = sorted(states.keys() - self._states.keys())
         if strangers:
             raise ValueError(f"clients {strangers} do not live here")
-        self._states.update({client_id: load_state(data) for client_id, data in states.items()})
+        types = self._method.memory_types
+        self._states.update({client_id: load_state(data, types) for client_id, data in states.items()})
 
     def _training_data(self, facts: VisitFacts) -> TaskData:
         scenario, client_id, task_index = self._assembly.scenario, facts.client_id, facts.task_index
