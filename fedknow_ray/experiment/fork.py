@@ -70,6 +70,10 @@ class ForkPast(Past):
     recorded: RunConfig
     config: RunConfig
 
+    def origin(self) -> dict[str, Any]:
+        """Return what the manifest of the fork says of it; see `is_the_same`."""
+        return {**super().origin(), "method": self.recorded.method.name, "same_past": self.is_the_same}
+
     @property
     def is_the_same(self) -> bool:
         """Whether the other method would have had this past as well."""

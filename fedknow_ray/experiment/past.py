@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.experiment.assembly import Parts
@@ -30,6 +31,10 @@ class Past:
         checkpoint.check_past(config)
         checkpoint.check_whole()
         return Past(checkpoint)
+
+    def origin(self) -> dict[str, Any]:
+        """Return what the manifest of the run says of it."""
+        return self.checkpoint.origin()
 
     def begin(self, parts: Parts, made_with: Mapping[str, str]) -> tuple[Saved, SchedulerState]:
         """Return what a run of these parts begins with.

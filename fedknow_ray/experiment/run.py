@@ -119,7 +119,7 @@ def make_run(
     prepared = prepare(config, name, place.backend, watcher)
     begin = None if past is None else past.begin(prepared.parts, prepared.made_with)
     if past is not None:
-        prepared.manifest["started_from"] = past.checkpoint.origin()
+        prepared.manifest["started_from"] = past.origin()
         # the seconds of the past count as if they had been spent here
         clock.add(past.checkpoint.wall_s)
     with _new_directory(out, name, dump_yaml(config)) as directory:

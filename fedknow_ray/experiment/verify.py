@@ -1,12 +1,14 @@
 """Makes a recorded run again and compares: the digest of the global model after each round, and every row.
 
-Whoever has the config, the data and the code gets the same bits, on any backend, or learns where the first other one is.
+Whoever has the config, the data and the code gets the same bits, on any backend, or learns where the first one is that
+is another.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from fedknow_ray.experiment.checkpoint import open_checkpoint
 from fedknow_ray.experiment.past import Past
 from fedknow_ray.experiment.place import Place
 from fedknow_ray.experiment.run import make_run, read_config
-from fedknow_ray.experiment.run_checkpoints import boundary_checkpoint
+from fedknow_ray.experiment.run_checkpoints import CHECKPOINTS, boundary_checkpoint
 from fedknow_ray.experiment.watching import Unwatched, Watcher
 from fedknow_ray.federation.standing import Progress
 from fedknow_ray.results.run import Run, load
@@ -90,13 +92,11 @@ def verify(
     stop = None if task_index is None else _Until(task_index, round_index, watcher or Unwatched())
     with tempfile.TemporaryDirectory(prefix="fkr-verify-") as folder:
         out = Path(folder) / "again"
-        try:
-            past = _nearest_past(recorded.path, task_index)
+        past = _nearest_past(recorded, task_index)
+        with suppress(EnoughRounds):
             make_run(
                 recorded.path.name, config, past=past, out=out, place=place, watcher=stop or watcher, durable=False
             )
-        except EnoughRounds:
-            pass
         return compare_runs(recorded, load(out), whole=stop is None)
 
 
@@ -152,13 +152,25 @@ def _refuse_unsuitable(recorded: Run, task_index: int | None, round_index: int |
         raise UserError(f"{recorded.path} has recorded no round {asked}; it has {len(rounds)} rounds in all")
 
 
-def _nearest_past(run_dir: Path, task_index: int | None) -> Past | None:
-    """Return the end of the task before the one that is asked for, if it is there."""
-    if not task_index:
-        return None
-    path = boundary_checkpoint(run_dir, task_index - 1)
-    if not path.is_file():
-        return None
+def _nearest_past(recorded: Run, task_index: int | None) -> Past | None:
+    """Return where to begin: at the end of the task before the one that is asked for, if the run was saved there.
+
+    A fork whose past was made with another method begins where it was forked, in any case.
+
+    Raises:
+        UserError: if such a fork has not kept its beginning.
+    """
+    forked = recorded.manifest.get("started_from", {})
+    path = None if not task_index else boundary_checkpoint(recorded.path, task_index - 1)
+    if path is None or not path.is_file():
+        if forked.get("same_past", True):
+            return None
+        path = recorded.path / CHECKPOINTS / f"{forked['boundary']}.ckpt"
+        if not path.is_file():
+            raise UserError(
+                f"{recorded.path} is a fork whose past was made with another method, and {path.name}, where it began, "
+                "was not kept (recovery.keep_task_ends)"
+            )
     checkpoint = open_checkpoint(path)
     checkpoint.check_whole()
     return Past(checkpoint)

@@ -1,55 +1,37 @@
 """A client's state as bytes, and back to the bit: how it leaves the process that it lives in.
 
-The memory of a method is its own affair, so the bytes are a pickle: **reading them can run any code, so they are to be
-trusted as code is**. Tensors are written as the values that they show: torch's own pickle of a view takes the whole
-storage behind it with it, which for one layer's slice of a flat model is the model.
+The memory of a method is its own affair, so the method declares the dataclasses that it is made of
+(`Method.memory_types`). What the bytes may be is in `federation.value_bytes`: **reading them runs no code that they
+name**, and bytes that are no state of this method are refused with `StateError`. There is no checksum here; what keeps
+or sends states has one around them.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-from typing import Any, cast
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
+from fedknow_ray.federation.storable import StateError, Types
+from fedknow_ray.federation.value_bytes import dump_value, load_value
 from fedknow_ray.methods.method import ClientState
 
 
-def dump_state(state: ClientState) -> bytes:
-    """Return a client's state as bytes."""
-    stream = io.BytesIO()
-    _Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(state)
-    return stream.getvalue()
+def dump_state(state: ClientState, memory_types: Types) -> bytes:
+    """Return a client's state as bytes; *memory_types* of the method that made it.
+
+    Raises:
+        StateTypeError: if its memory holds what no state can hold, or a dataclass that is not declared.
+    """
+    return dump_value(state, (ClientState, *memory_types))
 
 
-def load_state(data: bytes) -> ClientState:
-    """Return the state that `dump_state` made the bytes of; runs whatever code they name."""
-    return cast(ClientState, pickle.loads(data))
+def load_state(data: bytes, memory_types: Types) -> ClientState:
+    """Return the state that `dump_state` made the bytes of; *memory_types* of the method that goes on from it.
 
-
-class _Pickler(pickle.Pickler):
-    """Pickles plain tensors of the host by value; leaves all others to torch."""
-
-    def reducer_override(self, value: Any) -> Any:
-        """Say how a tensor is pickled; the name is the standard library's."""
-        plain = type(value) is Tensor and value.layout is torch.strided and value.device.type == "cpu"
-        return _reduce(value) if plain and not value.requires_grad else NotImplemented
-
-
-def _reduce(tensor: Tensor) -> Any:
-    # clone keeps the order in memory of a dense tensor: sums of the same numbers in another order are other bits
-    owner = tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-    stored = owner.as_strided((owner.untyped_storage().nbytes() // owner.itemsize,), (1,), 0)
-    place = (tuple(owner.shape), owner.stride(), owner.storage_offset())
-    return _restore, (stored.view(torch.uint8).numpy(), owner.dtype, *place)
-
-
-def _restore(
-    stored: NDArray[np.uint8], dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...], offset: int
-) -> Tensor:
-    # a copy, so that the tensor lies where torch would have put it: kernels differ in their last bit by alignment
-    return torch.from_numpy(stored).clone().view(dtype).as_strided(shape, stride, offset)
+    Raises:
+        StateError: if they are no whole state, or one of another method's memory.
+    """
+    state = load_value(data, (ClientState, *memory_types))
+    if not isinstance(state, ClientState):
+        raise StateError(f"the bytes hold a {type(state).__name__} and no client's state")
+    vectors = [one for one in (state.own_S, state.residual_N) if one is not None]
+    if state.head_CF.ndim != 2 or any(one.ndim != 1 for one in vectors):
+        raise StateError("a client's state has a head of two dimensions, and vectors of one")
+    return state

@@ -140,23 +140,26 @@ class ClientWorker:
 
     def state_bytes(self, client_id: int) -> bytes:
         """Return a client's state as bytes."""
-        return dump_state(self._state(client_id))
+        return dump_state(self._state(client_id), self._method.memory_types)
 
     def states(self, client_ids: Collection[int] | None = None) -> dict[int, bytes]:
         """Return the states as bytes of the clients that have made a visit, or of some of them."""
         asked = self._states if client_ids is None else self._states.keys() & set(client_ids)
-        return {client_id: dump_state(self._states[client_id]) for client_id in sorted(asked)}
+        types = self._method.memory_types
+        return {client_id: dump_state(self._states[client_id], types) for client_id in sorted(asked)}
 
     def adopt(self, states: Mapping[int, bytes]) -> None:
         """Give clients of this worker the states that such bytes hold; the others are as at the start.
 
         Raises:
             ValueError: if a client lives elsewhere.
+            StateError: if bytes are no state of this method.
         """
         strangers = sorted(states.keys() - self._clients)
         if strangers:
             raise ValueError(f"clients {strangers} do not live here")
-        self._states = {client_id: load_state(data) for client_id, data in states.items()}
+        types = self._method.memory_types
+        self._states = {client_id: load_state(data, types) for client_id, data in states.items()}
 
     def _state(self, client_id: int) -> ClientState:
         if client_id not in self._clients:

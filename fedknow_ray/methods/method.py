@@ -91,7 +91,8 @@ class ClientState:
     """All that a client keeps between visits; a value that can be stored and sent.
 
     *head_CF* (C, F + 1) the client's own head; *own_S* the features of its own model, None before the first visit that
-    makes one; *memory* the method's own; *residual_N* what compression has left unsent of its updates, None before any.
+    makes one; *memory* the method's own, of what `Method.memory_types` says; *residual_N* what compression has left
+    unsent of its updates, None before any.
     """
 
     head_CF: NDArray[np.float32]
@@ -123,6 +124,8 @@ class Method(ABC):
     hyperparameters: ClassVar[type[BaseModel]] = Hyperparameters
     #: Whether clients exchange models with the server; False sends no byte.
     federated: ClassVar[bool] = True
+    #: The dataclasses that a `ClientState.memory` is made of, those inside others too; see CONTRIBUTING.md.
+    memory_types: ClassVar[tuple[type, ...]] = ()
 
     def __init__(self, hyper: BaseModel, training: TrainingConfig, costs: StepCosts) -> None:
         self.hyper = hyper
@@ -175,7 +178,8 @@ class Method(ABC):
 
         The point: the rounds of task *task_index* are made, and with *finished* the end of the task too. Two runs that
         agree in this and in all of the config but the method share their past up to there to the bit, so one can start
-        from the other's saved state. Unless a method says more, all of its settings count from the beginning.
+        from the other's saved state, which must hold no memory that the other cannot read: None is read by all. Unless
+        a method says more, all of its settings count from the beginning.
         """
         return {"method": f"{cls.__module__}.{cls.__qualname__}", **hyper.model_dump(mode="json")}
 

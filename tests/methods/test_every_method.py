@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from workbench import ADAM, CLASSES, DRY, INTEGRATIONS, NORMED, SGD, Bench, steps_of, task_data, training
 
+from fedknow_ray.federation.state_bytes import dump_state, load_state
 from fedknow_ray.federation.visit import VisitKind, plan_visit
 from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.methods.fedknow import rules, summing
@@ -148,6 +149,45 @@ def test_a_visit_is_a_function_of_its_arguments(variant: str):
         states.append(bench.state())
     np.testing.assert_array_equal(states[0].own_S, states[1].own_S)
     np.testing.assert_array_equal(states[0].head_CF, states[1].head_CF)
+
+
+@every_method
+def test_a_state_that_was_stored_goes_on_as_if_it_had_not_been(variant: str):
+    """After a training visit and after each end of a task, which is when runs are saved: to the bit, order in memory
+    and all, and the next visits too. Its memory is made of what the method declares."""
+    living, stored = bench_of(variant, spec=NORMED), bench_of(variant, spec=NORMED)
+    types = living.method.memory_types
+    for task_index in range(4):
+        sampled = task_index != 2
+        for kind, trained in ((VisitKind.TRAIN, False), (VisitKind.TRAIN, True), (VisitKind.FINISH_TASK, sampled)):
+            if not sampled and kind is VisitKind.TRAIN:
+                continue
+            _, expected, _ = living.visit(kind, task_index, trained=trained)
+            _, update, _ = stored.visit(kind, task_index, trained=trained)
+            assert (update is None) is (expected is None)
+            if update is not None and expected is not None:
+                assert update.features_S.tobytes() == expected.features_S.tobytes()
+            data = dump_state(stored.state(), types)
+            assert data == dump_state(living.state(), types)
+            stored.states[0] = load_state(data, types)
+
+
+@every_method
+def test_the_memory_of_a_state_is_dense(variant: str):
+    """A tensor with gaps would come back without them, in another order of summing perhaps."""
+    bench = bench_of(variant, spec=NORMED)
+    bench.live_through(3)
+    bench.visit(VisitKind.TRAIN, 3)
+
+    def look(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            assert value.is_contiguous()
+        for part in value if isinstance(value, tuple) else ():
+            look(part)
+        for name in getattr(type(value), "__dataclass_fields__", ()):
+            look(getattr(value, name))
+
+    look(bench.state().memory)
 
 
 @every_method

@@ -39,7 +39,7 @@ would take as many bytes as before.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -76,6 +76,8 @@ class AuthorsCodeMemory:
 
 class AuthorsCodeFedKnow(Method):
     """`variant: authors_code`; its settings are FedKNOW's."""
+
+    memory_types: ClassVar[tuple[type, ...]] = (AuthorsCodeMemory, PackNet)
 
     @property
     def settings(self) -> FedKnowSettings:

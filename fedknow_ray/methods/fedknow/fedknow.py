@@ -40,6 +40,7 @@ class FedKnow(Method):
     """The method that this simulator exists for, in one of its variants."""
 
     hyperparameters: ClassVar[type[BaseModel]] = FedKnowSettings
+    memory_types: ClassVar[tuple[type, ...]] = (*RestoringFedKnow.memory_types, *AuthorsCodeFedKnow.memory_types)
 
     def __init__(self, hyper: BaseModel, training: TrainingConfig, costs: StepCosts) -> None:
         super().__init__(hyper, training, costs)

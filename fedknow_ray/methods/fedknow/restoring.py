@@ -24,7 +24,7 @@ docs/decisions/0003.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -56,6 +56,8 @@ from fedknow_ray.simulation.work import Work
 
 class RestoringFedKnow(Method):
     """`variant: paper` and `variant: tuned`; its settings are FedKNOW's."""
+
+    memory_types: ClassVar[tuple[type, ...]] = (FedKnowMemory, Knowledge)
 
     @property
     def settings(self) -> FedKnowSettings:
@@ -91,7 +93,7 @@ class RestoringFedKnow(Method):
         if epochs := self.training.local_epochs - second:
             parts.append((epochs, learner.train(data, epochs, self._main_rule(past, tally))))
         return Outcome(
-            memory,
+            _kept(memory, facts),
             _mean_loss(parts),
             # None, not 0, where none was checked: a visit without past tasks is then FedAvg's in its row too
             tally.integrated_steps or None,
@@ -130,7 +132,7 @@ class RestoringFedKnow(Method):
         """Train the aggregate for one epoch, constrained by the own model that went into it."""
         rule = self._second_use_rule(learner, state, data)
         loss = learner.train(data, 1, rule)
-        return Outcome(_memory(state, facts), loss, notes=rule.notes())
+        return Outcome(_kept(_memory(state, facts), facts), loss, notes=rule.notes())
 
     def plan_refine(self, facts: VisitFacts) -> Plan:
         """Return the work of that epoch."""
@@ -238,6 +240,12 @@ def _all_heads(memory: FedKnowMemory, data: TaskData, past: PastTasks) -> tuple[
 def _memory(state: ClientState, facts: VisitFacts) -> FedKnowMemory:
     memory = state.memory if isinstance(state.memory, FedKnowMemory) else FedKnowMemory()
     return memory.without(facts.evicted_tasks)
+
+
+def _kept(memory: FedKnowMemory, facts: VisitFacts) -> FedKnowMemory | None:
+    """Return what a visit leaves of the memory: None in the first task, in which there is nothing in it, so that the
+    state is FedAvg's, which may go on from it."""
+    return memory if facts.task_index else None
 
 
 def _kept_notes(learner: Learner, knowledge: Knowledge) -> dict[str, float]:
