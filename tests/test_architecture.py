@@ -197,6 +197,71 @@ def test_the_random_state_check_catches(source: str, caught: bool):
     assert any(unseeded(name, node) for name, node in call_names(ast.parse(source))) is caught
 
 
+#: Libraries whose way of reading runs whatever code the bytes name.
+RUNS_CODE = {"pickle", "_pickle", "cPickle", "pickletools", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+#: Checkpoints are still pickles of their own; they are being rewritten.
+MAY_RUN_CODE = {"experiment/checkpoint.py"}
+
+
+def may_run_code(name: str, node: ast.AST) -> bool:
+    """Return whether a name reads bytes in a way in which they can say what is run."""
+    keywords = {one.arg: ast.unparse(one.value) for one in node.keywords} if isinstance(node, ast.Call) else {}
+    match name.split("."):
+        case [*_, library, _] if library in RUNS_CODE:
+            return True
+        case ["eval" | "exec"] | ["builtins", "eval" | "exec"] | ["torch", "load" | "jit"] | ["torch", "hub", *_]:
+            return True
+        case ["numpy", "load"] | ["numpy", "lib", "npyio", _]:
+            return keywords.get("allow_pickle", "False") != "False"
+        case ["yaml", *_, "load" | "load_all" | "unsafe_load" | "unsafe_load_all" | "full_load" | "full_load_all"]:
+            return True
+        case ["yaml", *_, "Loader" | "UnsafeLoader" | "FullLoader" | "CLoader" | "CFullLoader" | "CUnsafeLoader"]:
+            return True
+    return name.endswith((".read_pickle", ".PyExtensionType"))
+
+
+def what_may_run_code(tree: ast.AST) -> set[str]:
+    libraries = {name for name in imports(tree) if RUNS_CODE & {*name.split(".")}}
+    return libraries | {name for name, node in call_names(tree) if may_run_code(name, node)}
+
+
+def test_nothing_that_is_read_can_run_code():
+    """No file, update or state says what is imported or called: no pickle and its kin, however they are reached."""
+    found = {path: what_may_run_code(tree) for path, tree in sources().items()}
+    assert {path: names for path, names in found.items() if names and path not in MAY_RUN_CODE} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "caught"),
+    [
+        ("import pickle", True),
+        ("def f():\n    from pickle import loads", True),
+        ("import pickle as plain\nplain.loads(b'')", True),
+        ("from ray import cloudpickle", True),
+        ("import ray\nray.cloudpickle.loads(b'')", True),
+        ("import marshal", True),
+        ("import shelve", True),
+        ("import dill", True),
+        ("import torch\ntorch.load('x', weights_only=True)", True),
+        ("from torch import load\nload('x')", True),
+        ("import numpy as np\nnp.load('x', allow_pickle=True)", True),
+        ("import numpy as np\nnp.load('x', allow_pickle=flag)", True),
+        ("import numpy as np\nnp.load('x')", False),
+        ("import numpy as np\nnp.load('x', allow_pickle=False)", False),
+        ("import yaml\nyaml.load('x', Loader=yaml.SafeLoader)", True),
+        ("import yaml\nyaml.safe_load('x')", False),
+        ("import yaml\nclass Own(yaml.SafeLoader): ...", False),
+        ("import yaml\nclass Own(yaml.FullLoader): ...", True),
+        ("eval('1')", True),
+        ("exec('1')", True),
+        ("network.eval()", False),
+        ("import json\njson.loads('1')", False),
+    ],
+)
+def test_the_check_of_what_runs_code_catches(source: str, caught: bool):
+    assert bool(what_may_run_code(ast.parse(source))) is caught
+
+
 def in_fresh_python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()

@@ -57,7 +57,7 @@ def describe(value: Tensor | NDArray[Any] | np.generic, where: str) -> tuple[Des
 
 
 def restore(described: object, stored: Stored) -> Tensor | NDArray[Any] | np.generic:
-    """Return what `describe` was given, as a copy that lies where its library would have put it.
+    """Return what `describe` was given: a tensor in memory of torch's own, an array in what was stored, if writable.
 
     Raises:
         StateError: if the two do not belong together, or describe nothing.
@@ -65,7 +65,7 @@ def restore(described: object, stored: Stored) -> Tensor | NDArray[Any] | np.gen
     kind, dtype, shape, stride = _read(described, stored)
     if kind == TENSOR:
         return _restore_tensor(dtype, shape, stride, stored)
-    array: NDArray[Any] = np.array(stored, order="C")
+    array = stored if stored.flags.writeable else stored.copy()
     if kind == SCALAR:
         return cast(np.generic, array[()])
     if stride == _plain_strides(shape):

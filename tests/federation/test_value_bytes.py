@@ -55,12 +55,15 @@ def there_and_back(value: Any) -> Any:
 
 
 def bits(value: Any) -> Any:
-    """A value in plain terms that are equal just if two values are the same to the bit."""
+    """A value in plain terms that are equal just if two values are the same to the bit.
+
+    The strides of an array that holds nothing are none of its bits.
+    """
     if isinstance(value, torch.Tensor):
-        stride = value.stride() if value.numel() else ()  # where there is nothing, nothing lies in any order
+        stride = value.stride() if value.numel() else ()
         return "tensor", value.dtype, tuple(value.shape), stride, value.numpy().tobytes()
     if isinstance(value, np.ndarray | np.generic):
-        return type(value).__name__, value.dtype, value.shape, value.strides, value.tobytes()
+        return type(value).__name__, value.dtype, value.shape, value.strides if value.size else (), value.tobytes()
     if isinstance(value, float):
         return "float", struct.pack(">d", value)
     if isinstance(value, tuple | list):

@@ -157,11 +157,11 @@ def test_a_state_that_was_stored_goes_on_as_if_it_had_not_been(variant: str):
     and all, and the next visits too. Its memory is made of what the method declares."""
     living, stored = bench_of(variant, spec=NORMED), bench_of(variant, spec=NORMED)
     types = living.method.memory_types
+    after = [(VisitKind.REFINE, True)] if living.method.refines else []
     for task_index in range(4):
         sampled = task_index != 2
-        for kind, trained in ((VisitKind.TRAIN, False), (VisitKind.TRAIN, True), (VisitKind.FINISH_TASK, sampled)):
-            if not sampled and kind is VisitKind.TRAIN:
-                continue
+        training_visits = [(VisitKind.TRAIN, False), *after, (VisitKind.TRAIN, True)] if sampled else []
+        for kind, trained in [*training_visits, (VisitKind.FINISH_TASK, sampled)]:
             _, expected, _ = living.visit(kind, task_index, trained=trained)
             _, update, _ = stored.visit(kind, task_index, trained=trained)
             assert (update is None) is (expected is None)
