@@ -114,9 +114,9 @@ def test_a_run_that_is_taken_up_is_the_run_from_its_beginning(
 ):
     """When task 2 has evicted for the first time, before and after its end."""
     config, boundaries = write_config(folder), (Boundary(2, False), Boundary(2, True))
-    execute(config, overrides, backend="local", out=tmp_path / "a", save_at=boundaries, checkpoints=tmp_path)
+    execute(config, overrides, backend="local", out=tmp_path / "a", save_at=boundaries, checkpoints=tmp_path / "saved")
     for boundary in boundaries:
-        start = tmp_path / str(boundary) / "state.ckpt"
+        start = tmp_path / "saved" / str(boundary) / "state.ckpt"
         same(execute(config, overrides, backend="local", out=tmp_path / str(boundary), start_from=start), run)
 
 
