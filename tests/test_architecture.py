@@ -19,7 +19,7 @@ PACKAGE = ROOT.name
 
 #: A package imports only from smaller numbers. The ground modules of line 0 may use each other, as a package may.
 LAYERS = {
-    **dict.fromkeys(("errors", "units", "seeding", "registry"), 0),
+    **dict.fromkeys(("errors", "units", "seeding", "registry", "plain_yaml"), 0),
     **dict.fromkeys(("config", "models", "transport", "simulation", "metrics", "results"), 1),
     **dict.fromkeys(("scenario", "methods"), 2),
     "federation": 3,
