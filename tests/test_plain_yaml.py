@@ -42,3 +42,13 @@ def test_a_tag_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(YAMLError):
         plain_yaml(f"!!python/object/apply:os.mkdir [{tmp_path / 'made'}]")
     assert not (tmp_path / "made").exists()
+
+
+def test_the_loader_makes_plain_values_alone() -> None:
+    import yaml
+
+    from fedknow_ray.plain_yaml import WithoutAliases
+
+    assert issubclass(WithoutAliases, yaml.SafeLoader)
+    with pytest.raises(yaml.YAMLError):
+        yaml.load("!!python/object/apply:os.system ['true']", Loader=WithoutAliases)
