@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fedknow_ray import __version__
 from fedknow_ray.cli.calibrate import calibrate
+from fedknow_ray.cli.cluster import cluster
 from fedknow_ray.cli.compare import compare
 from fedknow_ray.cli.explain_time import explain_time
 from fedknow_ray.cli.forecast import forecast
@@ -33,6 +34,7 @@ def app() -> None:
 
 
 app.add_command(calibrate)
+app.add_command(cluster)
 app.add_command(compare)
 app.add_command(explain_time)
 app.add_command(forecast)

@@ -1,4 +1,4 @@
-"""Manifests for Kubernetes with the KubeRay operator: a cluster with a group of pods for each kind of device, and a job.
+"""Manifests for Kubernetes with the KubeRay operator: a cluster with pods for each kind of device, and a job.
 
 The job runs on the cluster of the same file. Its config is in a ConfigMap, its results on a volume of their own, which
 outlives both.

@@ -1,8 +1,9 @@
 """The file for Ray's cluster launcher (`ray up`) on machines that are there: a lab of labelled boards.
 
 The launcher's provider for such machines knows no kinds of node, so the start command of the workers finds out by its
-machine's address which kind it is; its processors and memory are what Ray finds there. Ray's own start commands would begin with `ray stop`, which ends every Ray of the
-user on the machine; these end, by its process id, only what they started themselves.
+machine's address which kind it is; its processors and memory are what Ray finds there. Ray's own start commands would
+begin with `ray stop`, which ends every Ray of the user on the machine; these end, by its process id, only what they
+started themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fedknow_ray.errors import UserError
 #: Addresses that are set aside for documents (RFC 5737) until there are real ones.
 PLACEHOLDER = "192.0.2.{}"
 FIRST_PLACEHOLDER = 10
+USER = "USER"
 
 TEMPLATE = """\
 # A cluster of machines that are there, for the fleet of {name}, by Ray's cluster launcher.
@@ -91,7 +93,7 @@ exit 1
 """
 
 
-def render(plan: ClusterPlan, command: str, *, hosts: Sequence[str] | None = None, user: str = "USER") -> str:
+def render(plan: ClusterPlan, command: str, *, hosts: Sequence[str] | None = None, user: str = USER) -> str:
     """Return the file; *command* is what made it.
 
     *hosts* are the addresses of the head and of each worker, in the order of the plan's kinds; None leaves them to be

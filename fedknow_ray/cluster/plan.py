@@ -83,8 +83,11 @@ class ClusterPlan:
 
     @property
     def clients(self) -> str:
-        """The fleet in words: so many clients of each kind."""
-        return ", ".join(f"{group.nodes} x {group.clients} {group.device}" for group in self.groups)
+        """The fleet in words: on how many nodes so many clients of each kind are."""
+        return ", ".join(
+            f"{group.nodes} node{'s' if group.nodes > 1 else ''} of {group.clients} {group.device}"
+            for group in self.groups
+        )
 
 
 #: The head has no processor for clients, so that none of their visits slows it down.
@@ -143,6 +146,8 @@ def _group(
     share = math.ceil(len(actors) / nodes)
     clients = sum(sorted((len(actor.client_ids) for actor in actors), reverse=True)[:share])
     actor_bytes = sum(sorted((actor.memory_bytes for actor in actors), reverse=True)[:share])
+    # whole MiB, which every kind of file can say
+    actor_bytes = math.ceil(actor_bytes / MIB) * MIB
     return NodeGroup(device, nodes, clients, cpus or threads * min(share, MOST_DEFAULT_CPUS), actor_bytes)
 
 
