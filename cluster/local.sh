@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A Ray cluster on this machine for the fleet of quickstart: a head and 4 labelled worker(s).
-#   1 x 2 jetson-nano, 1 x 2 jetson-xavier-nx, 1 x 2 jetson-agx-xavier, 1 x 2 raspberry-pi-4-4gb
+#   1 node of 2 jetson-nano, 1 node of 2 jetson-xavier-nx, 1 node of 2 jetson-agx-xavier, 1 node of 2 raspberry-pi-4-4gb
 # Made by: fedknow-ray cluster render --fleet configs/quickstart.yaml --kind local
 #
 #   bash local.sh                                  runs until Ctrl-C, and says how to connect
@@ -76,16 +76,16 @@ start() {
 start head --head --port="$port" --include-dashboard=false \
   --num-cpus=0 --num-gpus=0 --memory=419430400
 start jetson-nano-0 --address="127.0.0.1:$port" \
-  --num-cpus=2 --num-gpus=0 --memory=1285804464 \
+  --num-cpus=2 --num-gpus=0 --memory=1286602752 \
   --resources='{"device:jetson-nano": 2}' --labels=fedknow.io/device=jetson-nano
 start jetson-xavier-nx-1 --address="127.0.0.1:$port" \
-  --num-cpus=2 --num-gpus=0 --memory=1285804464 \
+  --num-cpus=2 --num-gpus=0 --memory=1286602752 \
   --resources='{"device:jetson-xavier-nx": 2}' --labels=fedknow.io/device=jetson-xavier-nx
 start jetson-agx-xavier-2 --address="127.0.0.1:$port" \
-  --num-cpus=2 --num-gpus=0 --memory=1285804464 \
+  --num-cpus=2 --num-gpus=0 --memory=1286602752 \
   --resources='{"device:jetson-agx-xavier": 2}' --labels=fedknow.io/device=jetson-agx-xavier
 start raspberry-pi-4-4gb-3 --address="127.0.0.1:$port" \
-  --num-cpus=2 --num-gpus=0 --memory=1285804464 \
+  --num-cpus=2 --num-gpus=0 --memory=1286602752 \
   --resources='{"device:raspberry-pi-4-4gb": 2}' --labels=fedknow.io/device=raspberry-pi-4-4gb
 
 export RAY_ADDRESS=127.0.0.1:$port

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A Ray cluster inside a Slurm job for the fleet of quickstart, and the run on it.
-#   1 x 2 jetson-nano, 1 x 2 jetson-xavier-nx, 1 x 2 jetson-agx-xavier, 1 x 2 raspberry-pi-4-4gb
+#   1 node of 2 jetson-nano, 1 node of 2 jetson-xavier-nx, 1 node of 2 jetson-agx-xavier, 1 node of 2 raspberry-pi-4-4gb
 # Made by: fedknow-ray cluster render --fleet configs/quickstart.yaml --kind slurm
 #
 #   sbatch slurm.sh                                           runs configs/quickstart.yaml, results in runs/quickstart-JOBID
@@ -71,16 +71,16 @@ start "${nodes[0]}" --head --port="$port" --node-ip-address="$head_ip" --include
 for ((n = 0; n < ${#kinds[@]}; n++)); do
   case ${kinds[n]} in
     jetson-nano)
-      options=(--num-cpus=2 --memory=1285804464 --resources='{"device:jetson-nano": 2}' --labels=fedknow.io/device=jetson-nano)
+      options=(--num-cpus=2 --memory=1286602752 --resources='{"device:jetson-nano": 2}' --labels=fedknow.io/device=jetson-nano)
       ;;
     jetson-xavier-nx)
-      options=(--num-cpus=2 --memory=1285804464 --resources='{"device:jetson-xavier-nx": 2}' --labels=fedknow.io/device=jetson-xavier-nx)
+      options=(--num-cpus=2 --memory=1286602752 --resources='{"device:jetson-xavier-nx": 2}' --labels=fedknow.io/device=jetson-xavier-nx)
       ;;
     jetson-agx-xavier)
-      options=(--num-cpus=2 --memory=1285804464 --resources='{"device:jetson-agx-xavier": 2}' --labels=fedknow.io/device=jetson-agx-xavier)
+      options=(--num-cpus=2 --memory=1286602752 --resources='{"device:jetson-agx-xavier": 2}' --labels=fedknow.io/device=jetson-agx-xavier)
       ;;
     raspberry-pi-4-4gb)
-      options=(--num-cpus=2 --memory=1285804464 --resources='{"device:raspberry-pi-4-4gb": 2}' --labels=fedknow.io/device=raspberry-pi-4-4gb)
+      options=(--num-cpus=2 --memory=1286602752 --resources='{"device:raspberry-pi-4-4gb": 2}' --labels=fedknow.io/device=raspberry-pi-4-4gb)
       ;;
   esac
   start "${nodes[n + 1]}" --address="$head_ip:$port" "${options[@]}"
