@@ -56,12 +56,12 @@ finish() {
 trap finish EXIT
 trap 'exit 143' INT TERM
 
-# start NODE OPTION ...: Ray on one node, in a folder of this job's that nobody else can have made
+# start NODE OPTION ...: Ray on one node, in a folder of this job's that nobody else can have made, or opens
 start() {
   local node=$1
   shift
   srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" bash -c '
-    umask 077; mkdir "$0" && exec ray start --block --temp-dir="$0" "$@"' "$folder" \
+    umask 077; mkdir "$0" && exec ray start --block --temp-dir="$0/ray" "$@"' "$folder" \
     --num-gpus=0 --object-store-memory=536870912 "$@" &
   steps+=($!)
 }

@@ -59,7 +59,7 @@ mkdir -p "$own" "$ray_folder" && [ -O "$ray_folder" ] || exit 1
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$own.token
 {environment}
 # what an earlier `ray up` started here, and nothing else
-if old=$(cat "$own/pid" 2> /dev/null) && grep -qs -- "--temp-dir=$ray_folder" "/proc/$old/cmdline"; then
+if old=$(cat "$own/pid" 2> /dev/null) && grep -qs -- "--temp-dir=$ray_folder/ray" "/proc/$old/cmdline"; then
   kill "$old"
   while kill -0 "$old" 2> /dev/null; do sleep 0.5; done
 fi
@@ -83,7 +83,7 @@ START = """\
 : > "$own/log"
 setsid nohup sh -c 'echo $$ > "$0/pid"; exec ray start "$@"' "$own" \\
   {options} \\
-  --block --temp-dir="$ray_folder" >> "$own/log" 2>&1 < /dev/null &
+  --block --temp-dir="$ray_folder/ray" >> "$own/log" 2>&1 < /dev/null &
 for _ in $(seq 240); do
   if grep -q "Ray runtime started" "$own/log"; then exit 0; fi
   sleep 0.5

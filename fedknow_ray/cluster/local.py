@@ -30,7 +30,7 @@ port=${{FEDKNOW_PORT:-}}
 if [ -z "$port" ]; then
   port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 fi
-# short, as the path of a socket may have 107 bytes
+# short, as the path of a socket may have 107 bytes; Ray opens its own folder to everybody, so it is one inside
 folder=$(mktemp -d /tmp/fkr-XXXXXX)
 export RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
@@ -66,7 +66,7 @@ start() {{
   shift
   # a session of its own, so that Ctrl-C reaches it only by way of finish
   setsid python -m fedknow_ray.runtime.ray_on_loopback start --block --node-ip-address=127.0.0.1 \\
-    --temp-dir="$folder" --dashboard-agent-listen-port=0 --object-store-memory={store_bytes} "$@" \\
+    --temp-dir="$folder/ray" --dashboard-agent-listen-port=0 --object-store-memory={store_bytes} "$@" \\
     > "$log" 2>&1 < /dev/null &
   pids+=($!)
   for ((tries = 0; tries < 240; tries++)); do
