@@ -63,6 +63,7 @@ trap 'exit 143' TERM HUP
 # start NAME OPTION ...: one node, whose own log is NAME.log; returns when it has started
 start() {{
   local log=$folder/$1.log
+  : > "$log"
   shift
   # a session of its own, so that Ctrl-C reaches it only by way of finish
   setsid python -m fedknow_ray.runtime.ray_on_loopback start --block --node-ip-address=127.0.0.1 \\
