@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -59,6 +60,6 @@ def render(kind: Kind, plan: ClusterPlan, source: Source, places: Places | None 
         case "launcher":
             return launcher.render(plan, source.command, hosts=places.hosts, user=places.user or launcher.USER)
         case "slurm":
-            return slurm.render(plan, source.config_path, source.command)
+            return slurm.render(plan, shlex.quote(source.config_path), source.command)
         case "local":
-            return local.render(plan, source.config_path, source.command)
+            return local.render(plan, shlex.quote(source.config_path), source.command)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from fedknow_ray.runtime.node_facts import NodeFacts
-from fedknow_ray.runtime.placement import DEVICE_LABEL, DEVICE_RESOURCE, ActorSpec, NodeOffer
+from fedknow_ray.runtime.placement import DEVICE_LABEL, DEVICE_RESOURCE, SERVER_MEMORY_BYTES, ActorSpec, NodeOffer
 from fedknow_ray.units import format_bytes
 
 Status: TypeAlias = Literal["ok", "warn", "fail"]
@@ -71,23 +71,41 @@ def check_fleet(
     ]
 
 
+def check_server(nodes: Sequence[NodeOffer]) -> Check:
+    """Return whether a node has the memory that the server's actor asks for."""
+    needs = f"1 actor of {format_bytes(SERVER_MEMORY_BYTES)}"
+    most_bytes = max((node.memory_bytes for node in nodes), default=0)
+    found = f"{needs}; free: {format_bytes(most_bytes)} on one node"
+    if most_bytes >= SERVER_MEMORY_BYTES:
+        return Check("fleet server", "ok", found, of_fleet=True)
+    return Check(
+        "fleet server", "fail", found, "add a node with more memory, or start one with --memory", of_fleet=True
+    )
+
+
 def _check_device(
     device: str, actors: Sequence[ActorSpec], homeless: int, nodes: Sequence[NodeOffer], address: str | None
 ) -> Check:
     name, resource = f"fleet {device}", DEVICE_RESOURCE.format(device)
     clients = sum(len(actor.client_ids) for actor in actors)
-    needs = f"{clients} clients in {len(actors)} actors of {format_bytes(actors[0].memory_bytes)}"
+    needs = f"{_many(clients, 'client')} in {_many(len(actors), 'actor')} of {format_bytes(actors[0].memory_bytes)}"
     labelled = [node for node in nodes if node.labels.get(DEVICE_LABEL) == device]
     offering = [node for node in labelled or nodes if node.resources.get(resource, 0.0) > 0]
     units = sum(node.resources[resource] for node in offering)
     memory = format_bytes(sum(node.memory_bytes for node in offering))
-    offers = f"{units:g} of {resource} on {len(offering)} nodes with {memory}" if offering else f"no {resource}"
+    offers = (
+        f"{units:g} of {resource} on {_many(len(offering), 'node')} with {memory}" if offering else f"no {resource}"
+    )
     if not homeless:
-        return Check(name, "ok", f"{needs}; offered: {offers}", of_fleet=True)
-    found = f"{needs}; offered: {offers}; {homeless} actors find no node"
+        return Check(name, "ok", f"{needs}; free: {offers}", of_fleet=True)
+    found = f"{needs}; free: {offers}; {_many(homeless, 'actor')} without a node"
     missing = clients - int(units)
     if missing > 0:
-        todo = f"add what is missing: {start_command(device, missing, address)}"
+        if address is None:
+            # a Ray of our own offers as many as there are clients
+            todo = "start a Ray with what is missing, and give --address"
+        else:
+            todo = f"with the cluster's token in the environment: {start_command(device, missing, address)}"
         elsewhere = sum(node.resources.get(resource, 0.0) for node in nodes) - units
         if elsewhere > 0:
             todo += f"; the {elsewhere:g} on nodes without the label {DEVICE_LABEL}={device} do not count"
@@ -102,11 +120,10 @@ def _check_device(
     return Check(name, "fail", found, todo, of_fleet=True)
 
 
-def start_command(device: str, clients: int, address: str | None) -> str:
-    """Return the command that adds a node for so many clients of a kind of device."""
+def start_command(device: str, clients: int, address: str) -> str:
+    """Return the command that adds a node for so many clients of a kind of device, where the token is."""
     resources = json.dumps({DEVICE_RESOURCE.format(device): clients})
-    at = address or "HOST:PORT"
-    return f"ray start --address={at} --resources='{resources}' --labels={DEVICE_LABEL}={device}"
+    return f"ray start --address={address} --resources='{resources}' --labels={DEVICE_LABEL}={device}"
 
 
 def check_versions(here: Mapping[str, str], there: Mapping[str, NodeFacts]) -> list[Check]:
@@ -118,7 +135,7 @@ def _check_version(name: str, here: str, there: Mapping[str, Mapping[str, str]])
     others = {node: versions.get(name, "none") for node, versions in there.items()}
     others = {node: version for node, version in others.items() if version != here}
     if not others:
-        return Check(f"version of {name}", "ok", f"{here}, on {len(there)} nodes as well")
+        return Check(f"version of {name}", "ok", f"{here}, on {_many(len(there), 'node')} as well")
     found = f"{here} here; {_listed(others)}"
     needed = PARTS[name]
     alike = all(version.split(".")[:needed] == here.split(".")[:needed] for version in others.values())
@@ -201,6 +218,10 @@ def check_clocks(skews: Mapping[str, tuple[float, float]]) -> Check:
     return Check("clocks", "ok", f"{most:.2f} s apart at most")
 
 
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def worst(checks: Iterable[Check]) -> Status:
     """Return the worst status of some checks."""
     return max((check.status for check in checks), key=_RANK.__getitem__, default="ok")
@@ -208,4 +229,4 @@ def worst(checks: Iterable[Check]) -> Status:
 
 def _listed(values: Mapping[str, str], most: int = 4) -> str:
     shown = [f"{node}: {value}" for node, value in values.items()]
-    return "; ".join(shown[:most]) + (f"; and {len(shown) - most} nodes more" if len(shown) > most else "")
+    return "; ".join(shown[:most]) + (f"; and {_many(len(shown) - most, 'node')} more" if len(shown) > most else "")

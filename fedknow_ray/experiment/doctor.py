@@ -16,6 +16,7 @@ from fedknow_ray.experiment.checkup import (
     check_fleet,
     check_nodes,
     check_open_files,
+    check_server,
     check_shared_memory,
     check_versions,
 )
@@ -71,7 +72,7 @@ def _admitted(address: str | None, *, insecure: bool) -> Check:
 
 def _connected(config: RunConfig | None, sizes: Sizes | None, address: str | None, wait_s: float) -> list[Check]:
     # imports ray, which reads its environment when it is imported: the session comes first
-    from fedknow_ray.runtime.probing import probe_nodes, wait_for_nodes
+    from fedknow_ray.runtime.probing import cluster_address, probe_nodes, wait_for_nodes
 
     if config is None or sizes is None:
         return check_machines(probe_nodes())
@@ -82,8 +83,9 @@ def _connected(config: RunConfig | None, sizes: Sizes | None, address: str | Non
 
     offers = wait_for_nodes(fits, wait_s)
     actors = fleet_actors(config, sizes, offers)
-    fleet = check_fleet(actors, find_homeless(actors, offers, SERVER_MEMORY_BYTES), offers, address)
-    return [*fleet, *check_machines(probe_nodes())]
+    homeless = find_homeless(actors, offers, SERVER_MEMORY_BYTES)
+    fleet = check_fleet(actors, homeless, offers, None if address is None else cluster_address())
+    return [*fleet, check_server(offers), *check_machines(probe_nodes())]
 
 
 def fleet_actors(config: RunConfig, sizes: Sizes, nodes: Sequence[NodeOffer]) -> list[ActorSpec]:

@@ -54,6 +54,11 @@ def wait_for_nodes(suffices: Callable[[Sequence[NodeOffer]], bool], wait_s: floa
     return offers
 
 
+def cluster_address() -> str:
+    """Return the HOST:PORT that another node joins this cluster by."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def _answer(node_id: str, address: str, ref: Any, deadline_s: float) -> NodeProbe:
     what = f"the node {address}, asked about itself,"
     try:

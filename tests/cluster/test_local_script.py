@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fleets import SOURCE
@@ -33,11 +34,14 @@ class Actor:
     def labels(self):
         return ray.get_runtime_context().get_node_labels()
 
+from fedknow_ray.runtime.probing import cluster_address, probe_nodes
 labels = ray.get(Actor.remote().labels.remote(), timeout=60)
 told = {
     "nodes": [[node["Resources"], node["Labels"]] for node in ray.nodes()],
     "actor": labels,
     "listening": sorted(listening(family_of(int(os.environ["SCRIPT_PID"])))),
+    "probes": [[each.error, abs(each.skew_s) - each.skew_bound_s < 1] for each in probe_nodes()],
+    "joins_at": cluster_address(),
     "lock": probe(os.environ["RAY_ADDRESS"]),
 }
 print(json.dumps(told))
@@ -72,6 +76,8 @@ def test_the_script_starts_labelled_nodes_behind_a_token_and_ends_them(tmp_path:
     assert resources == [(), (("CPU", 1.0), ("device:Pi_4.4GB", 2.0)), (("CPU", 1.0), ("device:jetson-nano", 2.0))]
     assert {labels.get("fedknow.io/device") for _, labels in seen["nodes"]} == {None, "jetson-nano", "Pi_4.4GB"}
     assert seen["actor"]["fedknow.io/device"] == "Pi_4.4GB"
+    assert seen["probes"] == [[None, True]] * 3
+    assert f"RAY_ADDRESS={seen['joins_at']} " in connect
     assert seen["lock"] == "locked"
     assert {"gcs_server", "raylet"} <= {name for name, _ in seen["listening"]}
     assert {ip for _, ip in seen["listening"]} == {"127.0.0.1"}
@@ -89,7 +95,7 @@ def wait_for(told: Path, running: subprocess.Popen[bytes]) -> str:
     return "\n".join(line.strip() for line in text.splitlines() if line.strip().startswith("export "))
 
 
-def visit(plain: dict[str, str], connect: str, pid: int) -> dict[str, list[list[dict[str, object]]]]:
+def visit(plain: dict[str, str], connect: str, pid: int) -> Any:
     """Connect from another shell, by the very lines that were printed."""
     paths = os.pathsep.join([str(RUNTIME_TESTS), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -100,7 +106,7 @@ def visit(plain: dict[str, str], connect: str, pid: int) -> dict[str, list[list[
         timeout=180,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def processes_with(text: str) -> list[str]:
