@@ -46,7 +46,7 @@ finish() {
   for pid in "${pids[@]}"; do
     wait "$pid" 2> /dev/null || true
   done
-  rm -rf "$folder"
+  rm -rf "$folder" || true
 }
 trap finish EXIT
 trap 'exit 130' INT

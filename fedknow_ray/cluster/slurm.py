@@ -25,6 +25,7 @@ SCRIPT = """\
 #SBATCH --mem={memory_mib}M
 #SBATCH --time=04:00:00
 #SBATCH --output={name}-%j.log
+#SBATCH --signal=B:TERM@120
 set -euo pipefail
 umask 077
 source "${{FEDKNOW_ENV:-$SLURM_SUBMIT_DIR/.venv}}/bin/activate"
@@ -43,10 +44,15 @@ head_ip=$(hostname -I | awk '{{print $1}}')
 port=$((20000 + SLURM_JOB_ID % 20000))
 folder=/tmp/fkr-$SLURM_JOB_ID
 
-steps=()
+steps=() running=
 finish() {{
   trap - EXIT
   trap '' INT TERM
+  # the command first, which may have something to save
+  if [ -n "$running" ]; then
+    kill "$running" 2> /dev/null || true
+    wait "$running" 2> /dev/null || true
+  fi
   # only this job's own steps; srun passes the signal on to what runs in them
   for ((i = ${{#steps[@]}} - 1; i >= 0; i--)); do
     kill "${{steps[i]}}" 2> /dev/null || true
@@ -54,7 +60,7 @@ finish() {{
   for step in "${{steps[@]}}"; do
     wait "$step" 2> /dev/null || true
   done
-  srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 rm -rf "$folder"
+  srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 rm -rf "$folder" || true
 }}
 trap finish EXIT
 trap 'exit 143' INT TERM
@@ -84,7 +90,12 @@ fedknow-ray doctor {config} --address "$head_ip:$port" --wait 300
 if [ $# -eq 0 ]; then
   set -- fedknow-ray run {config} --out "runs/{name}-$SLURM_JOB_ID"
 fi
-"$@" --address "$head_ip:$port" --quiet --json
+# in the background, so that a signal two minutes before the time is up reaches it
+"$@" --address "$head_ip:$port" --quiet --json &
+running=$! status=0
+wait "$running" || status=$?
+running=
+exit "$status"
 """
 
 
