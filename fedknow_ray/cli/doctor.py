@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
@@ -50,7 +51,7 @@ def doctor(
     if overrides and config is None:
         raise UserError("--set goes with a config")
     resolved = None if config is None else read_config(config, overrides)
-    checks = examine(resolved, address=address, insecure=insecure, wait_s=wait_s)
+    checks = examine(resolved, address=address, insecure=insecure, wait_s=wait_s, tell=partial(click.echo, err=True))
     status = exit_status(checks)
     if as_json:
         told = {"status": worst(checks), "exit_status": status, "checks": [asdict(check) for check in checks]}

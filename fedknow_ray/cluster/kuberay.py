@@ -71,6 +71,9 @@ spec:
       object-store-memory: "{store_bytes}"
     template:
       spec:
+        securityContext:
+          # of the user of Ray's images, who writes to the volume
+          fsGroup: 100
         containers:
           - name: ray-head
             image: {image}
@@ -108,7 +111,6 @@ spec:
     ray.io/cluster: {name}
   entrypoint: >-
     fedknow-ray run /fedknow/config/{name}.yaml --address auto --out /fedknow/runs/{name} --quiet --json
-  entrypointNumCpus: 0
   submissionMode: K8sJobMode
   shutdownAfterJobFinishes: false
 """

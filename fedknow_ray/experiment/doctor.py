@@ -30,12 +30,17 @@ if TYPE_CHECKING:
 
 
 def examine(
-    config: RunConfig | None, *, address: str | None = None, insecure: bool = False, wait_s: float = 0.0
+    config: RunConfig | None,
+    *,
+    address: str | None = None,
+    insecure: bool = False,
+    wait_s: float = 0.0,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[Check]:
     """Return what is found of a cluster, or of this machine where *address* is None, for a fleet if one is given.
 
     A cluster that cannot be joined, or may not, is a check that fails. Nodes may take *wait_s* to join until the fleet
-    fits.
+    fits; *tell* is told that they are waited for.
 
     Raises:
         UserError: if the data are missing that say how much memory the fleet takes.
@@ -54,7 +59,7 @@ def examine(
         except UserError as error:
             found, _, todo = str(error).partition("\n")
             return [Check("connection", "fail", found, todo.strip())]
-        return [_admitted(address, insecure=insecure), *_connected(config, sizes, address, wait_s)]
+        return [_admitted(address, insecure=insecure), *_connected(config, sizes, address, wait_s, tell)]
 
 
 def _admitted(address: str | None, *, insecure: bool) -> Check:
@@ -70,7 +75,9 @@ def _admitted(address: str | None, *, insecure: bool) -> Check:
     )
 
 
-def _connected(config: RunConfig | None, sizes: Sizes | None, address: str | None, wait_s: float) -> list[Check]:
+def _connected(
+    config: RunConfig | None, sizes: Sizes | None, address: str | None, wait_s: float, tell: Callable[[str], None]
+) -> list[Check]:
     # imports ray, which reads its environment when it is imported: the session comes first
     from fedknow_ray.runtime.probing import cluster_address, probe_nodes, wait_for_nodes
 
@@ -81,7 +88,7 @@ def _connected(config: RunConfig | None, sizes: Sizes | None, address: str | Non
         actors = fleet_actors(config, sizes, offers)
         return not find_homeless(actors, offers, SERVER_MEMORY_BYTES)
 
-    offers = wait_for_nodes(fits, wait_s)
+    offers = wait_for_nodes(fits, wait_s, tell)
     actors = fleet_actors(config, sizes, offers)
     homeless = find_homeless(actors, offers, SERVER_MEMORY_BYTES)
     fleet = check_fleet(actors, homeless, offers, None if address is None else cluster_address())

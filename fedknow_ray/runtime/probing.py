@@ -46,10 +46,18 @@ def probe_nodes() -> list[NodeProbe]:
     return [_answer(node_id, address, ref, deadline_s) for node_id, address, ref in asked]
 
 
-def wait_for_nodes(suffices: Callable[[Sequence[NodeOffer]], bool], wait_s: float) -> list[NodeOffer]:
-    """Return what the nodes offer as soon as it suffices, or after so many seconds whatever it is."""
-    deadline_s = now_s() + wait_s
+def wait_for_nodes(
+    suffices: Callable[[Sequence[NodeOffer]], bool], wait_s: float, tell: Callable[[str], None]
+) -> list[NodeOffer]:
+    """Return what the nodes offer as soon as it suffices, or after so many seconds whatever it is.
+
+    *tell* is told what is waited for, if anything is.
+    """
+    deadline_s, told = now_s() + wait_s, False
     while not suffices(offers := node_offers()) and now_s() < deadline_s:
+        if not told:
+            tell(f"waiting for nodes with room for the fleet, {wait_s:.0f} s at most")
+        told = True
         pause(_LOOK_EVERY_S)
     return offers
 

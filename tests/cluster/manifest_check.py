@@ -106,7 +106,13 @@ CONTAINER = Shape(
 VOLUME = Shape(
     {"name": text(DNS_LABEL)}, {"configMap": NAMED, "persistentVolumeClaim": Shape({"claimName": text(DNS_LABEL)})}
 )
-TEMPLATE = Shape({"spec": Shape({"containers": each(CONTAINER)}, {"volumes": each(VOLUME)})})
+TEMPLATE = Shape(
+    {
+        "spec": Shape(
+            {"containers": each(CONTAINER)}, {"volumes": each(VOLUME), "securityContext": Shape({"fsGroup": whole})}
+        )
+    }
+)
 GROUP = {
     "resources": QUANTITIES,
     "labels": LABELS,
@@ -135,9 +141,8 @@ SPECS: dict[tuple[str, str], dict[str, Check]] = {
             {
                 "clusterSelector": LABELS,
                 "entrypoint": text(),
-                "entrypointNumCpus": whole,
                 "submissionMode": exactly("K8sJobMode"),
-                # KubeRay refuses to shut down a cluster that it only selected
+                # the cluster is not the job's own
                 "shutdownAfterJobFinishes": exactly(False),
             }
         )

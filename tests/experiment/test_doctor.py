@@ -53,7 +53,10 @@ def test_a_cluster_that_cannot_be_reached_is_a_check_that_fails() -> None:
 def test_on_this_machine_a_fleet_that_asks_for_too_much_memory_does_not_fit(tmp_path: Path) -> None:
     """The machine itself is looked at all the same, by tasks on a Ray that ends with the command."""
     config = str(write_config(tmp_path))
-    done = CliRunner().invoke(app, ["doctor", config, "--set", "placement.memory_per_actor=90TB", "--json"])
+    done = CliRunner().invoke(
+        app, ["doctor", config, "--set", "placement.memory_per_actor=90TB", "--json", "--wait", "1.5"]
+    )
+    assert done.stderr == "waiting for nodes with room for the fleet, 2 s at most\n"
     told = json.loads(done.stdout.splitlines()[-1])
     checks = {check["name"]: check for check in told["checks"]}
     assert checks["fleet jetson-nano"]["found"].startswith("2 clients in 2 actors of 90.0 TB; free: 2 of device:")
