@@ -24,7 +24,7 @@ LAYERS = {
     **dict.fromkeys(("scenario", "methods"), 2),
     "federation": 3,
     "runtime": 4,
-    "experiment": 5,
+    **dict.fromkeys(("experiment", "cluster"), 5),
     "report": 6,
     # the command line and the root package call the report
     **dict.fromkeys(("cli", "__main__", "__init__"), 7),

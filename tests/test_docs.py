@@ -27,7 +27,7 @@ from fedknow_ray.results.schema import TABLE_KEY, VERSION_KEY
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {
     path.relative_to(ROOT).as_posix(): path
-    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
+    for path in (*sorted(ROOT.glob("*.md")), ROOT / "cluster" / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
 PACKAGES = {path.name for path in (ROOT / "fedknow_ray").iterdir() if (path / "__init__.py").exists()}
 FILE_ENDINGS = {"py", "yaml", "json", "parquet", "html", "md", "toml"}
@@ -75,7 +75,7 @@ def test_every_link_leads_somewhere(name: str) -> None:
 @each_document
 def test_every_file_that_is_named_exists(name: str) -> None:
     for code in code_in(name):
-        if re.fullmatch(r"(fedknow_ray|tests|docs|configs|benchmarks)/[\w./-]+", code):
+        if re.fullmatch(r"(fedknow_ray|tests|docs|configs|benchmarks|cluster)/[\w./-]+", code):
             assert (ROOT / code).exists(), code
 
 

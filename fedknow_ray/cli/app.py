@@ -13,7 +13,9 @@ from rich.console import Console
 
 from fedknow_ray import __version__
 from fedknow_ray.cli.calibrate import calibrate
+from fedknow_ray.cli.cluster import cluster
 from fedknow_ray.cli.compare import compare
+from fedknow_ray.cli.doctor import doctor
 from fedknow_ray.cli.explain_time import explain_time
 from fedknow_ray.cli.forecast import forecast
 from fedknow_ray.cli.resume import resume
@@ -33,7 +35,9 @@ def app() -> None:
 
 
 app.add_command(calibrate)
+app.add_command(cluster)
 app.add_command(compare)
+app.add_command(doctor)
 app.add_command(explain_time)
 app.add_command(forecast)
 app.add_command(resume)

@@ -24,6 +24,7 @@ from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.methods.method import VisitFacts
 from fedknow_ray.models.catalogue import MODELS
 from fedknow_ray.models.network import initial_model
+from fedknow_ray.runtime.care import Sizes
 from fedknow_ray.scenario.datasets import Dataset, DatasetInfo, Labels, load_dataset, load_labels
 from fedknow_ray.scenario.scenario import build_scenario
 from fedknow_ray.seeding import derive_seed
@@ -189,21 +190,34 @@ def make_parts(
         DeviceError: if a device lacks a number that the run needs.
     """
     config, planned = assembly.config, outline(assembly)
-    course, ledger = planned.course, planned.ledger
-    method, compressor = ledger.method, ledger.compressor
-    last = last_facts(course)
-    residual_bytes = compressor.residual_bytes if compressor is not None and method.federated else 0
-    probes = price_probes(ledger, config.seed, last)
+    sizes = sizes_of(assembly, planned)
     return Parts(
         assembly=assembly,
         dataset=dataset,
-        course=course,
-        ledger=ledger,
+        course=planned.course,
+        ledger=planned.ledger,
         conditions=planned.conditions,
         slow_down=build_slow_down(config, devices_with(config.devices_path), assembly.model.kind),
         start=SharedModel(features_S, head_CF).payload(),
         broadcast=SharedModel(features_S, head_CF if config.model.head == "global" else None).payload(),
-        client_bytes=features_S.nbytes + head_CF.nbytes + method.kept_bytes(last) + residual_bytes,
+        client_bytes=sizes.client_bytes,
+        visit_bytes=sizes.visit_bytes,
+    )
+
+
+def sizes_of(assembly: Assembly, planned: Outline) -> Sizes:
+    """Return how large clients and visits get, which no image and no weight is needed for.
+
+    Raises:
+        DeviceError: if a device lacks a number that the run needs.
+    """
+    footprint, method, compressor = assembly.costs().footprint, planned.ledger.method, planned.ledger.compressor
+    last = last_facts(planned.course)
+    features_bytes, head_bytes = 4 * (footprint.P + footprint.B), 4 * assembly.classes * (footprint.F + 1)
+    residual_bytes = compressor.residual_bytes if compressor is not None and method.federated else 0
+    probes = price_probes(planned.ledger, assembly.config.seed, last)
+    return Sizes(
+        client_bytes=features_bytes + head_bytes + method.kept_bytes(last) + residual_bytes,
         visit_bytes=max(visit.plan.peak_memory_bytes for visit in probes),
     )
 

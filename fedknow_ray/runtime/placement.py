@@ -17,6 +17,8 @@ from fedknow_ray.units import format_bytes
 
 #: A process with torch held 346 MB in one measurement; what a visit holds and its clients' states come on top.
 ACTOR_BASE_BYTES = 400 * 2**20
+#: The server's actor, which imports no torch.
+SERVER_MEMORY_BYTES = 400 * 2**20
 #: Ray counts processors in ten-thousandths; a thousandth lets 1,000 actors share one.
 CPU_UNITS = 10_000
 ACTOR_CPUS = 0.001

@@ -27,10 +27,10 @@ from fedknow_ray.runtime.care import Care, Sizes
 from fedknow_ray.runtime.client_link import FETCH_TIMEOUT_S, ClientLink
 from fedknow_ray.runtime.client_pool import ClientPool
 from fedknow_ray.runtime.losses import Losses
-from fedknow_ray.runtime.placement import check_fits, find_homeless, plan_actors
+from fedknow_ray.runtime.placement import SERVER_MEMORY_BYTES, check_fits, find_homeless, plan_actors
 from fedknow_ray.runtime.ray_calls import get
 from fedknow_ray.runtime.ray_session import node_offers
-from fedknow_ray.runtime.server_link import SERVER_MEMORY_BYTES, LeafCall, ServerLink
+from fedknow_ray.runtime.server_link import LeafCall, ServerLink
 from fedknow_ray.scenario.images import Dataset
 from fedknow_ray.transport.payload import Buffer
 

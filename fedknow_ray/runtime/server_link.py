@@ -11,12 +11,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fedknow_ray.errors import WorkerLost
 from fedknow_ray.federation.door import Door
 from fedknow_ray.runtime.losses import Loss, Losses
+from fedknow_ray.runtime.placement import SERVER_MEMORY_BYTES
 from fedknow_ray.runtime.ray_calls import get, is_there
 from fedknow_ray.runtime.ray_server import ServerActor
 from fedknow_ray.runtime.timing import now_s
 from fedknow_ray.transport.compression import Compressor
 
-SERVER_MEMORY_BYTES = 400 * 2**20
 #: How long it may take to say that it is alive; it has no call in hand that lasts for seconds.
 ALIVE_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 600.0

@@ -17,6 +17,16 @@ def now_s() -> float:
     return time.monotonic()
 
 
+def wall_clock_s() -> float:
+    """Return the time of day as this machine has it, in seconds since 1970: to compare it with another machine's."""
+    return time.time()
+
+
+def pause(seconds: float) -> None:
+    """Do nothing for so long."""
+    time.sleep(seconds)
+
+
 def timed_visit(worker: ClientWorker, order: VisitOrder, broadcast: Buffer) -> tuple[VisitReport, Buffer | None]:
     """Make a visit and return its report with the host seconds that it took, and the update."""
     wall_s, cpu_s = time.perf_counter(), time.process_time()
