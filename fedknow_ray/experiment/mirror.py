@@ -17,11 +17,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import finalize
 
 from fedknow_ray.errors import RunDirectoryError
 from fedknow_ray.experiment.checkpoint_file import OBJECTS
 from fedknow_ray.experiment.run_checkpoints import CHECKPOINTS
-from fedknow_ray.results.remote import Remote, is_url, shown
+from fedknow_ray.results.remote import Remote, RemoteError, is_url, shown
+from fedknow_ray.results.run import Run, load
 from fedknow_ray.results.schema import TABLES
 from fedknow_ray.results.store import CONFIG_FILE, MANIFEST_FILE, SUMMARY_FILE
 
@@ -90,20 +92,36 @@ class Mirror:
             raise RunDirectoryError(f"{remote.shown} is not a run directory: it has no {CONFIG_FILE}")
         try:
             local.mkdir(parents=True)
+        except OSError as error:
+            raise RunDirectoryError(f"cannot make the folder {local}: {error.strerror or error}") from error
+        try:
             for name in sorted(lengths, key=_rank, reverse=True):
                 (local / name).parent.mkdir(parents=True, exist_ok=True)
                 remote.fetch(name, local / name, lengths[name])
-        except FileExistsError as error:
-            raise RunDirectoryError(f"{local} is there already; name a folder for the run that is new") from error
-        except OSError as error:
-            raise RunDirectoryError(f"cannot write to {local}: {error.strerror or error}") from error
+        except BaseException:
+            shutil.rmtree(local, ignore_errors=True)
+            raise
         return cls(local, remote, {name: _stamp(local / name) for name in lengths})
 
     def sync(self) -> None:
-        """Bring the copy to where the local folder is.
+        """Bring the copy of a run that has begun to where the local folder is.
 
         Raises:
             RemoteError: if that does not succeed; what has been copied until then is a whole run, only an older one.
+        """
+        try:
+            self.bring()
+        except RemoteError as error:
+            raise RemoteError(
+                f"{error}\n  the run is in {self.local}, as far as it has come; when the place can be reached, go on "
+                f"with it: fedknow-ray resume {self.local} --out {self.remote.shown}"
+            ) from None
+
+    def bring(self) -> None:
+        """Bring the copy to where the local folder is, or what is left of it.
+
+        Raises:
+            RemoteError: as `sync`, and says nothing of where the run is.
         """
         here = {name: _stamp(path) for name, path in _files(self.local)}
         for name in sorted(here, key=_rank):
@@ -113,6 +131,25 @@ class Mirror:
         for name in sorted(set(self._there) - set(here), key=_rank, reverse=True):
             self.remote.delete([name])
             del self._there[name]
+
+
+@contextmanager
+def followed(mirror: Mirror | None, warn: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Yield what brings a copy to where its run is. At the end of the block it is brought there if the run has failed:
+    what a run leaves behind when it ends early is in its copy as well."""
+    if mirror is None:
+        yield lambda: None
+        return
+    try:
+        yield mirror.sync
+    except RemoteError:
+        raise
+    except BaseException:
+        try:
+            mirror.bring()
+        except RemoteError as error:
+            warn(str(error))
+        raise
 
 
 @contextmanager
@@ -131,22 +168,20 @@ def at_hand(place: str | Path, *, checkpoints: bool = True) -> Iterator[Path]:
         yield local
 
 
-def fetch_tables(url: str) -> tuple[Path, Callable[[], None]]:
-    """Fetch a run without its checkpoints into a temporary folder, and return that, and how to get rid of it.
+def load_fetched(url: str) -> Run:
+    """Open the run at a URL; its tables are in a temporary folder that goes with the last use of the run.
 
     Raises:
-        UserError: if there is no run at the URL, or it cannot be reached.
+        UserError: if there is no run at the URL, it is broken, or cannot be reached.
     """
     folder = tempfile.mkdtemp(prefix="fkr-fetched-")
-
-    def remove() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-
     try:
-        return Mirror.fetch(Remote(url), Path(folder) / last_part(url), checkpoints=False).local, remove
+        run = load(Mirror.fetch(Remote(url), Path(folder) / last_part(url), checkpoints=False).local)
     except BaseException:
-        remove()
+        shutil.rmtree(folder, ignore_errors=True)
         raise
+    finalize(run, shutil.rmtree, folder, ignore_errors=True)
+    return run
 
 
 def publish(path: Path, place: str | Path | None) -> str:
