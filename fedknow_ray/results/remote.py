@@ -247,10 +247,10 @@ def _refuse_odd(url: str) -> None:
 
 def _file_system(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
-    from fsspec.registry import available_protocols, get_filesystem_class
+    from fsspec.registry import available_protocols, get_filesystem_class, registry
 
     protocol = url.split("://")[0]
-    if protocol not in available_protocols():
+    if protocol not in {*available_protocols(), *registry}:
         raise UserError(f"{shown(url)}: no file system {protocol!r} is known{did_you_mean(protocol, _USUAL)}")
     try:
         get_filesystem_class(protocol)
