@@ -56,7 +56,7 @@ def submit(
     fetched = fetch(
         client, job_id, out or Path("runs") / job_id, show=lambda text: click.echo(text, nl=False, err=True)
     )
-    if fetched.path is not None and (fetched.exit_status or not as_json):
+    if fetched.path is not None:
         _tell(f"{'the run' if fetched.exit_status == 0 else 'what the run has recorded'} is in {fetched.path}")
     if as_json and fetched.exit_status == 0 and fetched.path is not None:
         summary = json.loads((fetched.path / "summary.json").read_text(encoding="utf-8"))

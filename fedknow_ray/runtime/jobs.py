@@ -7,6 +7,7 @@ Who may submit jobs may run commands, so a cluster that takes jobs from whoever 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ QUIET_S = 30.0
 #: A dashboard that cannot be reached for so long is given up.
 LOST_TIMEOUT_S = 120.0
 RETRY_S = 2.0
+_PACKAGING = "ray._private.runtime_env.packaging"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +162,14 @@ class JobClient:
             ) from error
         except (requests.RequestException, OSError) as error:
             raise UserError(
-                f"the dashboard at {self._address} cannot be reached: {error}\n"
+                f"the dashboard at {self._address} cannot be reached ({type(error).__name__})\n"
                 "  give the address of the cluster's dashboard, http://HOST:8265; where it listens on the head's own "
                 "127.0.0.1, forward the port: ssh -L 8265:127.0.0.1:8265 HEAD"
+            ) from error
+        except aiohttp.WSServerHandshakeError as error:
+            raise UserError(
+                f"the dashboard at {self._address} gives no log of this job (HTTP {error.status}); "
+                f"ray job list --address {self._address} tells which jobs there are"
             ) from error
         except (RuntimeError, ValueError, aiohttp.ClientError) as error:
             raise UserError(f"the cluster at {self._address} refuses the job: {error}") from error
@@ -201,6 +208,10 @@ def _need_job_api() -> None:
 
 def _client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
+
+    # its modules set a level of their own each, and tell of every upload and every closed connection
+    for module in (JobSubmissionClient.__module__, JobSubmissionClient.__base__.__module__, _PACKAGING):
+        logging.getLogger(module).setLevel(logging.ERROR)
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
         """Ray's own, whose requests would wait for ever."""
