@@ -20,6 +20,7 @@ from fedknow_ray.cli.resume import resume
 from fedknow_ray.cli.run_options import RunPlace, close_run, run_options, set_option
 from fedknow_ray.cli.scale import scale
 from fedknow_ray.cli.stress import stress
+from fedknow_ray.cli.submit import submit
 from fedknow_ray.cli.timeline import timeline
 from fedknow_ray.cli.verify import verify
 from fedknow_ray.cli.what_if import what_if
@@ -39,6 +40,7 @@ app.add_command(forecast)
 app.add_command(resume)
 app.add_command(scale)
 app.add_command(stress)
+app.add_command(submit)
 app.add_command(timeline)
 app.add_command(verify)
 app.add_command(what_if)

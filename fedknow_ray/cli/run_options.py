@@ -49,7 +49,7 @@ class LocalPlace(click.Path):
         from fedknow_ray.results.remote import is_url, shown
 
         if is_url(value):
-            self.fail(f"{shown(value)} is a URL, and only single runs can be at one; name a local folder", param, ctx)
+            self.fail(f"{shown(value)} is a URL, and this command takes a local folder", param, ctx)
         return super().convert(value, param, ctx)
 
 

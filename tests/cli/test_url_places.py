@@ -82,7 +82,10 @@ def test_a_run_is_made_reported_verified_and_taken_up_at_a_url(program: Program)
         (["verify", "memory://none"], "memory://none is not a run directory"),
         (["resume", "memory://none"], "memory://none is not a run directory"),
         (["resume", "memory://none", "--out", "memory://other"], "a run at a URL goes on there"),
-        (["stress", "tiny.yaml", "--out", "s3://ann:secret@b/x"], "s3://***@b/x is a URL, and only single runs"),
+        (
+            ["stress", "tiny.yaml", "--out", "s3://ann:secret@b/x"],
+            "s3://***@b/x is a URL, and this command takes a local folder",
+        ),
         (["timeline", "s3://b/x"], "s3://b/x is a URL"),
         (["what-if", "runs/x", "--out", "s3://b/x"], "s3://b/x is a URL"),
     ],
