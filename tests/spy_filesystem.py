@@ -35,7 +35,7 @@ class SpyFileSystem(MemoryFileSystem):
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
-        return super()._strip_protocol(path.replace("spy://", "memory://"))
+        return super()._strip_protocol(path.replace(f"{cls.protocol}://", "memory://"))
 
     def put_file(self, lpath: str, rpath: str, *args: Any, **kwargs: Any) -> None:
         self._act("put", rpath)

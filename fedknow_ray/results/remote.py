@@ -121,7 +121,7 @@ class Remote:
             self._files.put_file(str(path), temporary)
             self._files.mv(temporary, target)
 
-        self._call(f"copy {path} to {self._named(name)}", put, path.stat().st_size)
+        self._call(f"copy to {self._named(name)}", put, path.stat().st_size)
 
     def fetch(self, name: str, path: Path, length: int) -> None:
         """Write a file of there to a local path, through a temporary name beside it.
@@ -193,22 +193,30 @@ class Remote:
     def _call(self, what: str, call: Callable[[], Answer], length: int = 0) -> Answer:
         """Do something over there, in a thread of its own so that it can be given up, and again where that may help."""
         limit_s = ANSWER_S + length / SLOWEST_BYTES_PER_S
+        attempt = call
         for pause_s in (*(PAUSES_S if self._reached else FIRST_PAUSES_S), None):
             try:
-                answer = self._within(limit_s, call)
+                answer = self._within(limit_s, attempt)
                 self._reached = True
                 return answer
             except _NoAnswer:
                 raise RemoteError(f"cannot {what}: no answer within {limit_s:.0f} s") from None
             except Exception as error:
                 # drivers raise whatever their client library does
-                said = _without(_secrets(self.url), f"{type(error).__name__}: {error}")
+                said = _without(_secrets(self.url), f"{type(error).__name__}: {error}".rstrip(": "))
                 if pause_s is None or isinstance(error, FINAL):
                     # not "from error": its text may have the credentials, and some tracebacks are printed
                     raise RemoteError(f"cannot {what}: {said}") from None
                 self._warn(f"cannot {what}: {said}; trying again in {pause_s:g} s")
                 Event().wait(pause_s)
+                attempt = partial(self._anew, call)
         raise AssertionError("the last try returns or raises")
+
+    def _anew(self, call: Callable[[], Answer]) -> Answer:
+        # a server that hangs up on idle clients leaves some drivers with a connection that never works again
+        self._files, _ = _opened(self.url)
+        self._folders.clear()
+        return call()
 
     def _within(self, limit_s: float, call: Callable[[], Answer]) -> Answer:
         answers: SimpleQueue[tuple[Answer | None, BaseException | None]] = SimpleQueue()
@@ -246,7 +254,6 @@ def _refuse_odd(url: str) -> None:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
     from fsspec.registry import available_protocols, get_filesystem_class, registry
 
     protocol = url.split("://")[0]
@@ -254,7 +261,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         raise UserError(f"{shown(url)}: no file system {protocol!r} is known{did_you_mean(protocol, _USUAL)}")
     try:
         get_filesystem_class(protocol)
-        found: tuple[Any, str] = url_to_fs(url)
+        return _opened(url)
     except ImportError as error:
         raise UserError(
             f"{shown(url)}: the driver of {protocol} is not installed: {error}"
@@ -263,6 +270,13 @@ def _file_system(url: str) -> tuple[Any, str]:
     except Exception as error:
         said = _without(_secrets(url), f"{type(error).__name__}: {error}")
         raise UserError(f"{shown(url)} cannot be opened: {said}") from None
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    """Return a file system with a connection of its own, and the path in it."""
+    from fsspec.core import url_to_fs
+
+    found: tuple[Any, str] = url_to_fs(url, skip_instance_cache=True)
     return found
 
 

@@ -9,6 +9,7 @@ from threading import Event
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import register_implementation
 from spy_filesystem import SpyFileSystem
 
 from fedknow_ray.errors import UserError
@@ -122,14 +123,34 @@ def test_a_failure_is_tried_again_and_told(file: Path):
     there.names_in()
     there.send(file, "b")
     assert len(asked) == 3
-    assert warned == [f"cannot copy {file} to spy://run/b: OSError: connection reset; trying again in 0 s"] * 2
+    assert warned == ["cannot copy to spy://run/b: OSError: connection reset; trying again in 0 s"] * 2
+
+
+def test_another_try_has_another_connection(file: Path):
+    """Of some drivers a connection that a server has closed is closed for good."""
+    broken: list[SpyFileSystem] = []
+
+    class HangsUp(SpyFileSystem):
+        protocol = "hangsup"
+
+        def put_file(self, lpath: str, rpath: str, *args: object, **kwargs: object) -> None:
+            if not broken:
+                broken.append(self)
+            if self in broken:
+                raise OSError("421 timeout")
+            super().put_file(lpath, rpath, *args, **kwargs)
+
+    register_implementation("hangsup", HangsUp, clobber=True)
+    there = Remote("hangsup://run")
+    there.send(file, "b")
+    assert there.names_in() == {"b": 5}
 
 
 def test_a_failure_that_lasts_ends_with_what_failed_and_why(file: Path):
     asked = fail(100, OSError("connection reset"))
     there = Remote("spy://run")
     there.names_in()
-    with pytest.raises(RemoteError, match=r"cannot copy .* to spy://run/b: OSError: connection reset$"):
+    with pytest.raises(RemoteError, match=r"cannot copy to spy://run/b: OSError: connection reset$"):
         there.send(file, "b")
     assert len(asked) == 4
 
