@@ -10,10 +10,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import fedknow_ray
 from fedknow_ray.config.loading import dump_yaml
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import UserError
@@ -81,12 +81,12 @@ def named_paths(value: Any, key: str = "") -> Iterator[tuple[str, Path]]:
 
 def _write_code(folder: Path) -> None:
     """Copy this package: what runs there is to the byte what would have run here, and need not be installed there."""
-    own = Path(fedknow_ray.__file__).parent
+    own = Path(__file__).parents[1]
     shutil.copytree(own, folder / own.name, ignore=shutil.ignore_patterns("__pycache__"))
-    version = fedknow_ray.__version__
-    about = folder / f"fedknow_ray-{version}.dist-info"
+    number = version("fedknow-ray")
+    about = folder / f"fedknow_ray-{number}.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text(_METADATA.format(version), encoding="utf-8")
+    (about / "METADATA").write_text(_METADATA.format(number), encoding="utf-8")
 
 
 def _copy(key: str, path: Path, folder: Path) -> int:

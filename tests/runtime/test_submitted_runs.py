@@ -136,9 +136,9 @@ def test_without_the_token_nothing_is_submitted(head: Head, tmp_path: Path) -> N
 
 
 def test_a_job_can_be_left_and_come_back_to_and_stopped(head: Head, tmp_path: Path) -> None:
-    """What it had recorded when it was stopped comes back, and can be gone on with."""
+    """What it had recorded when it was stopped comes back."""
     config = write_config(tmp_path)
-    long = ["--set", "training.rounds_per_task=100000", "--set", "recovery.checkpoint_every_rounds=1"]
+    long = ["--set", "training.rounds_per_task=50", "--set", "scenario.tasks=5"]
     left = head.submit(config, *long, "--detach", "--json", cwd=tmp_path)
     assert left.returncode == 0, left.stderr
     job = json.loads(left.stdout)["job_id"]
@@ -148,12 +148,11 @@ def test_a_job_can_be_left_and_come_back_to_and_stopped(head: Head, tmp_path: Pa
             [*command, "--out", str(tmp_path / "run")], env=head.environment, stdout=told, stderr=told
         )
     limit = time.monotonic() + JOB_S
-    while "starting 4 clients" not in (tmp_path / "told").read_text():
+    while "task 1/5 done" not in (tmp_path / "told").read_text():
         assert time.monotonic() < limit, (tmp_path / "told").read_text()
         time.sleep(1)
-    # the run has its directory from here on
-    time.sleep(2)
     following.send_signal(signal.SIGINT)
     assert following.wait(JOB_S) == 130, (tmp_path / "told").read_text()
-    assert (tmp_path / "run" / "config.yaml").is_file()
-    assert not (tmp_path / "run" / "summary.json").exists()
+    run = load(tmp_path / "run")
+    assert run.summary is None
+    assert run.accuracy.num_rows > 0
