@@ -15,7 +15,7 @@ from fedknow_ray.config.loading import resolve_run_name
 from fedknow_ray.errors import ConfigError, DataError, RunDirectoryError, UserError
 from fedknow_ray.experiment.calibration_target import find_target, write_new
 from fedknow_ray.experiment.grid import run_folder
-from fedknow_ray.experiment.run import _default_path, read_config
+from fedknow_ray.experiment.run import default_path, read_config
 from fedknow_ray.results.comparison import PLAN_FILE, load_comparison
 from fedknow_ray.results.run import load
 from fedknow_ray.results.schema import SCHEMA_VERSION
@@ -126,7 +126,7 @@ def test_a_device_file_that_stands_for_billions_of_values_is_refused(tmp_path: P
 )
 def test_a_run_name_is_one_plain_part_of_a_path(config: str, name: str) -> None:
     assert resolve_run_name(config) == name
-    path = _default_path(name)
+    path = default_path(name)
     assert path.parent == Path("runs")
     assert path.name.endswith(f"-{name}")
     assert len(os.fsencode(path.name)) <= 255

@@ -19,9 +19,10 @@ from fedknow_ray.cli.doctor import doctor
 from fedknow_ray.cli.explain_time import explain_time
 from fedknow_ray.cli.forecast import forecast
 from fedknow_ray.cli.resume import resume
-from fedknow_ray.cli.run_options import close_run, run_options, set_option
+from fedknow_ray.cli.run_options import RunPlace, close_run, run_options, set_option
 from fedknow_ray.cli.scale import scale
 from fedknow_ray.cli.stress import stress
+from fedknow_ray.cli.submit import submit
 from fedknow_ray.cli.timeline import timeline
 from fedknow_ray.cli.verify import verify
 from fedknow_ray.cli.what_if import what_if
@@ -43,6 +44,7 @@ app.add_command(forecast)
 app.add_command(resume)
 app.add_command(scale)
 app.add_command(stress)
+app.add_command(submit)
 app.add_command(timeline)
 app.add_command(verify)
 app.add_command(what_if)
@@ -65,13 +67,15 @@ def quickstart(**options: Any) -> None:
 
 
 @app.command()
-@click.argument("run_dir", type=click.Path(path_type=Path))
-def report(run_dir: Path) -> None:
-    """Write the report of the run in RUN_DIR again, finished or not."""
+@click.argument("run_dir", type=RunPlace())
+def report(run_dir: str | Path) -> None:
+    """Write the report of the run in RUN_DIR, a folder or a URL, again, finished or not."""
+    from fedknow_ray.experiment.mirror import at_hand, publish
     from fedknow_ray.report import write_report
     from fedknow_ray.results.run import load
 
-    click.echo(write_report(load(run_dir)))
+    with at_hand(run_dir, checkpoints=False) as folder:
+        click.echo(publish(write_report(load(folder)), run_dir))
 
 
 @app.command()
@@ -117,7 +121,7 @@ def _run(
     backend: Literal["ray", "local"],
     address: str | None,
     insecure: bool,
-    out: Path | None,
+    out: str | Path | None,
     *,
     as_json: bool,
     quiet: bool,
@@ -128,4 +132,4 @@ def _run(
     console = Console(stderr=True)
     with Display(console, quiet=quiet) as display:
         done = execute(config, overrides, backend=backend, address=address, insecure=insecure, out=out, watcher=display)
-        close_run(done, console, display, as_json=as_json, quiet=quiet)
+        close_run(done, console, display, out, as_json=as_json, quiet=quiet)

@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fedknow_ray.cli.run_options import LocalPlace
 from fedknow_ray.cli.runs_display import RunsDisplay, print_warning, print_wide, raise_failures
 from fedknow_ray.units import format_duration
 
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     "--out",
     required=True,
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=LocalPlace(),
     help="The folder of the comparison. One that is there is continued, or extended.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")

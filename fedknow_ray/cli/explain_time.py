@@ -11,6 +11,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fedknow_ray.cli.run_options import LocalPlace
+
 if TYPE_CHECKING:
     from fedknow_ray.report.visit_terms import TransferTerms, VisitTerms
 
@@ -19,7 +21,7 @@ _FORMULA = "count x (max(flops / (r u), moved bytes / b, stored bytes / s) + o)"
 
 
 @click.command(name="explain-time")
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=LocalPlace())
 @click.option("--client", "client_id", required=True, type=int, metavar="C", help="The client, from 0.")
 @click.option(
     "--round",

@@ -8,12 +8,11 @@ from typing import Literal
 
 import click
 
-from fedknow_ray.cli.run_options import close_run, out_option, place_options, set_option
-from fedknow_ray.errors import UserError
+from fedknow_ray.cli.run_options import RunPlace, close_run, out_option, place_options, set_option
 
 
 @click.command()
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=RunPlace())
 @click.option(
     "--fork-at-task",
     metavar="N",
@@ -24,10 +23,10 @@ from fedknow_ray.errors import UserError
 @out_option
 @place_options
 def resume(
-    run_dir: Path,
+    run_dir: str | Path,
     fork_at_task: int | None,
     overrides: Sequence[str],
-    out: Path | None,
+    out: str | Path | None,
     backend: Literal["ray", "local"],
     address: str | None,
     insecure: bool,
@@ -35,20 +34,27 @@ def resume(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Go on with the run in RUN_DIR, from its last checkpoint: the end is, to the bit, that of a run never left."""
+    """Go on with the run in RUN_DIR, from its last checkpoint: the end is, to the bit, that of a run never left.
+
+    RUN_DIR may be a URL: the run is fetched into --out, a local folder, and copied to the URL again while it goes on.
+    A run in a local folder is copied to --out, a URL, while it goes on.
+    """
     from rich.console import Console
 
     from fedknow_ray.cli.display import Display
     from fedknow_ray.experiment.fork import fork
+    from fedknow_ray.experiment.mirror import at_hand
     from fedknow_ray.experiment.place import Place
     from fedknow_ray.experiment.resume import resume as go_on
+    from fedknow_ray.results.remote import is_url
 
-    if out is not None and fork_at_task is None:
-        raise UserError("--out goes with --fork-at-task; a run goes on in its own directory")
     console, place = Console(stderr=True), Place(backend, address, insecure)
     with Display(console, quiet=quiet) as display:
         if fork_at_task is None:
-            done = go_on(run_dir, overrides, place=place, watcher=display)
+            done = go_on(run_dir, overrides, out=out, place=place, watcher=display)
+            kept_at = run_dir if is_url(run_dir) else out
         else:
-            done = fork(run_dir, fork_at_task, overrides, out=out, place=place, watcher=display)
-        close_run(done, console, display, as_json=as_json, quiet=quiet)
+            with at_hand(run_dir) as folder:
+                done = fork(folder, fork_at_task, overrides, out=out, place=place, watcher=display)
+            kept_at = out
+        close_run(done, console, display, kept_at, as_json=as_json, quiet=quiet)

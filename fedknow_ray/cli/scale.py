@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fedknow_ray.cli.run_options import LocalPlace
 from fedknow_ray.cli.runs_display import NamedRunsDisplay, print_wide, raise_failures
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _SHOWN = {
     "--out",
     required=True,
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=LocalPlace(),
     help="The folder of the grid. One that is there is continued, or extended.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fedknow_ray.cli.run_options import LocalPlace
 from fedknow_ray.cli.runs_display import NamedRunsDisplay, print_wide
 from fedknow_ray.errors import GateError, UserError, WorkerError
 from fedknow_ray.units import format_bytes
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=LocalPlace(),
     help="The folder of the suite. One that is there is continued. Default: runs/stress-<name>.",
 )
 @click.option("--jobs", type=int, metavar="J", help="Runs at once. Default: the cores by the threads of a run.")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
+from fedknow_ray.cli.run_options import LocalPlace
+
 
 @click.command()
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=LocalPlace())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 def timeline(run_dir: Path, *, as_json: bool) -> None:
     """Write timeline.json into RUN_DIR: who did what when, for https://ui.perfetto.dev or chrome://tracing.

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fedknow_ray.cli.run_options import LocalPlace
 from fedknow_ray.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _WIDE = 140
 
 
 @click.command(name="what-if")
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=LocalPlace())
 @click.option(
     "--set",
     "overrides",
@@ -32,7 +33,7 @@ _WIDE = 140
 @click.option(
     "--out",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=LocalPlace(),
     help="Write the replayed run to this directory, new or empty, with the recorded accuracies.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line, and no tables.")

@@ -18,16 +18,19 @@ from fedknow_ray.experiment.claims import claimed
 from fedknow_ray.experiment.differences import differences
 from fedknow_ray.experiment.host_clock import HostClock
 from fedknow_ray.experiment.manifest import resumed_note
+from fedknow_ray.experiment.mirror import Mirror, followed, last_part
 from fedknow_ray.experiment.place import Place
 from fedknow_ray.experiment.run import (
     Overrides,
     Prepared,
     carry_in,
+    default_path,
     prepare,
     read_config,
 )
 from fedknow_ray.experiment.run_checkpoints import RunCheckpoints, latest_whole
 from fedknow_ray.experiment.watching import Unwatched, Watcher
+from fedknow_ray.results.remote import Remote, is_url, shown
 from fedknow_ray.results.run import Run, load, read_manifest, read_table
 from fedknow_ray.results.schema import TABLES
 from fedknow_ray.results.store import CONFIG_FILE, SUMMARY_FILE, ResultStore, RunDirectory
@@ -37,22 +40,25 @@ def resume(
     run_dir: str | Path,
     overrides: Overrides = (),
     *,
+    out: str | Path | None = None,
     place: Place | None = None,
     watcher: Watcher | None = None,
 ) -> Run:
     """Go on with the run in a directory, and return it finished; one that is finished is returned as it is.
 
-    *overrides* may change `placement` and `recovery` alone.
+    *overrides* may change `placement` and `recovery` alone. A run at a URL is fetched into the local folder *out*, by
+    default `runs/<time>-<name>`, and copied to the URL again as it goes on; one in a local folder is copied to *out* if
+    that is a URL.
 
     Raises:
         UserError: if there is no run, another program makes it, or its data or code are not what they were.
         PlacementError: if the nodes cannot hold the fleet.
     """
-    folder, watcher = Path(run_dir), watcher or Unwatched()
-    if not (folder / CONFIG_FILE).is_file():
-        raise RunDirectoryError(f"{folder} is not a run directory: it has no {CONFIG_FILE}")
-    with claimed(folder):
+    watcher = watcher or Unwatched()
+    folder, mirror = _local(run_dir, out, watcher)
+    with claimed(folder), followed(mirror, watcher.warn) as copy:
         if (folder / SUMMARY_FILE).exists():
+            copy()
             return load(folder)
         clock = HostClock()
         config = _config_of(folder, overrides)
@@ -62,7 +68,7 @@ def resume(
             watcher.warn(f"{message}; the one before it is used")
         place = place or Place("ray")
         prepared = prepare(config, _name_of(folder), place.backend, watcher)
-        directory = RunDirectory(folder)
+        directory = RunDirectory(folder, copy=copy)
         store = ResultStore(directory)
         checkpoints = RunCheckpoints(folder, config, prepared.made_with, clock)
         carrier = Carrier(prepared.parts, store, checkpoints if config.recovery.checkpoint_every_rounds else None)
@@ -73,6 +79,29 @@ def resume(
         _note(prepared, folder, carrier, latest, refused)
         carry_in(directory, prepared, carrier, place, watcher, clock)
     return load(folder)
+
+
+def _local(run_dir: str | Path, out: str | Path | None, watcher: Watcher) -> tuple[Path, Mirror | None]:
+    """Return the local folder of a run, and its copy at a URL if it has one.
+
+    Raises:
+        UserError: if there is no run, or the two places do not go together.
+    """
+    if is_url(run_dir):
+        if is_url(out):
+            raise UserError(f"a run at a URL goes on there; --out {shown(str(out))} can only be a local folder for it")
+        remote = Remote(str(run_dir), watcher.warn)
+        watcher.stage(f"fetching {remote.shown}")
+        mirror = Mirror.fetch(remote, default_path(last_part(remote.url)) if out is None else Path(out))
+        return mirror.local, mirror
+    folder = Path(run_dir)
+    if not (folder / CONFIG_FILE).is_file():
+        raise RunDirectoryError(f"{folder} is not a run directory: it has no {CONFIG_FILE}")
+    if out is None:
+        return folder, None
+    if not is_url(out):
+        raise UserError("a run in a local folder goes on there; --out can only be a URL to copy it to")
+    return folder, Mirror.go_on(folder, Remote(str(out), watcher.warn))
 
 
 def _config_of(folder: Path, overrides: Overrides) -> RunConfig:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
@@ -26,6 +26,7 @@ from fedknow_ray.experiment.claims import claimed
 from fedknow_ray.experiment.host_clock import HostClock
 from fedknow_ray.experiment.host_precision import precision_warning
 from fedknow_ray.experiment.manifest import make_manifest
+from fedknow_ray.experiment.mirror import Mirror, followed, refuse_taken
 from fedknow_ray.experiment.past import Past
 from fedknow_ray.experiment.place import Backend, Place, open_executor
 from fedknow_ray.experiment.run_checkpoints import RunCheckpoints
@@ -35,6 +36,7 @@ from fedknow_ray.experiment.watching import Unwatched, Watcher
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.federation.scheduler import Scheduler
 from fedknow_ray.federation.standing import Progress
+from fedknow_ray.results.remote import Remote, is_url
 from fedknow_ray.results.run import Run, load
 from fedknow_ray.results.schema import EventRow, PlacementRow
 from fedknow_ray.results.store import ResultStore, RunDirectory
@@ -69,7 +71,8 @@ def execute(
 
     *backend* "ray" starts a Ray of its own unless *address* names a cluster; "local" does everything in this process,
     to the same bits. A cluster that lets in whoever has no token is joined only if *insecure* is set. *out* is the run
-    directory, new or empty; without it `runs/<time>-<name>`.
+    directory, new or empty; without it `runs/<time>-<name>`. Where it is a URL (`s3://bucket/run`), the run is made in
+    such a local directory and copied to the URL after each round.
 
     *start_from* is a checkpoint of a run with the same past; the run is then, to the bit, what it would be from its
     beginning, and has all rows from there. At the boundaries *save_at* it is saved in the folder *checkpoints*, as
@@ -116,13 +119,16 @@ def make_run(
         PlacementError: if the nodes cannot hold the fleet.
     """
     clock, watcher, place = HostClock(), watcher or Unwatched(), place or Place()
+    if is_url(out):
+        # what is wrong with a URL is said before the data are read
+        refuse_taken(Remote(str(out), watcher.warn))
     prepared = prepare(config, name, place.backend, watcher)
     begin = None if past is None else past.begin(prepared.parts, prepared.made_with)
     if past is not None:
         prepared.manifest["started_from"] = past.origin()
         # the seconds of the past count as if they had been spent here
         clock.add(past.checkpoint.wall_s)
-    with _new_directory(out, name, dump_yaml(config)) as directory:
+    with _new_directory(out, name, dump_yaml(config), watcher) as directory:
         carrier = _carrier(directory, prepared, clock, durable=durable)
         if past is not None and begin is not None:
             carrier.store.take_over(past.checkpoint.contents().tables)
@@ -182,12 +188,16 @@ def carry_in(
     watcher.stage(f"starting {len(parts.assembly.config.devices)} clients ({place.backend})")
     with open_executor(parts, place, carrier.care(watcher.warn)) as executor:
         directory.write_manifest(prepared.manifest)
+        directory.copy()
         placement = executor.placement()
         store.append(placement)
         store.append(_packing_event(parts, placement))
-        ended = carrier.carry(
-            executor, lambda progress, scheduler: saved(progress, scheduler, executor), watcher.advance
-        )
+
+        def written(progress: Progress, scheduler: Scheduler) -> None:
+            directory.copy()
+            saved(progress, scheduler, executor)
+
+        ended = carrier.carry(executor, written, watcher.advance)
     summary = summarise(
         store.table("accuracy"),
         store.table("visits"),
@@ -198,6 +208,7 @@ def carry_in(
     directory.write_summary({"run_dir": str(directory.path), **summary})
     if carrier.checkpoints is not None:
         carrier.checkpoints.finish()
+    directory.copy()
 
 
 def _carrier(directory: RunDirectory, prepared: Prepared, clock: HostClock, *, durable: bool) -> Carrier:
@@ -232,18 +243,23 @@ def _packing_event(parts: Parts, placement: Sequence[PlacementRow]) -> list[Even
 
 
 @contextmanager
-def _new_directory(out: str | Path | None, name: str, config_text: str) -> Iterator[RunDirectory]:
+def _new_directory(out: str | Path | None, name: str, config_text: str, watcher: Watcher) -> Iterator[RunDirectory]:
     """Make and claim the run directory, and leave no trace of it if the run fails before its manifest is written."""
-    directory = RunDirectory.create(_default_path(name) if out is None else out)
-    try:
-        directory.write_config(config_text)
-        yield directory
-    except BaseException:
-        directory.abandon()
-        raise
+    local = default_path(name) if out is None or is_url(out) else Path(out)
+    mirror = Mirror.begin(local, Remote(str(out), watcher.warn)) if is_url(out) else None
+    directory = RunDirectory.create(local)
+    with followed(mirror, watcher.warn) as copy:
+        try:
+            directory.write_config(config_text)
+            if mirror is not None:
+                mirror.bring()
+            yield replace(directory, copy=copy)
+        except BaseException:
+            directory.abandon()
+            raise
 
 
-def _default_path(name: str) -> Path:
+def default_path(name: str) -> Path:
     """Return `runs/<time>-<name>`, with a number behind it where that is taken."""
     first = Path("runs") / f"{datetime.now().strftime('%Y%m%d-%H%M%S')}-{name}"
     others = (first.with_name(f"{first.name}-{number}") for number in count(2))

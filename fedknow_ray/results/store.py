@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -76,15 +76,21 @@ def _json_bytes(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def _no_copy() -> None:
+    return
+
+
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
     """The folder of one run. `create` makes it; the config and the manifest are written before round 0.
 
-    *made* the folders that `create` had to make, innermost first.
+    *made* the folders that `create` had to make, innermost first. *copy* brings a copy of the folder that is elsewhere,
+    if there is one, to where the folder is.
     """
 
     path: Path
     made: tuple[Path, ...] = ()
+    copy: Callable[[], None] = field(default=_no_copy, compare=False)
 
     @classmethod
     def create(cls, path: str | Path) -> RunDirectory:
