@@ -57,6 +57,7 @@ def reported(order: Any) -> None:
 if __name__ == "__main__":
     before(Losses, "refuse_too_many", lambda actor, clients, cause: tell("noticed", of=str(actor), cause=str(cause)))
     before(Losses, "tell", lambda loss: tell("made good", of=loss.what, again=loss.visits_again))
+    before(ClientLink, "start", lambda *given: tell("placing"))
     after(ClientLink, "start", lambda *given: tell("started"))
     after(ClientLink, "report", reported)
     after(LocalExecutor, "report", reported)
