@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 OWN_FOLDERS = "fkr-*"
 
@@ -83,7 +84,7 @@ class Surroundings:
         folders = sorted(path.name for path in Path(tempfile.gettempdir()).glob(OWN_FOLDERS))
         return cls(len(family()), threading.active_count(), own.files, tuple(folders), dict(os.environ), own.rss_bytes)
 
-    def more_than(self, earlier: Surroundings) -> dict[str, object]:
+    def more_than(self, earlier: Surroundings) -> dict[str, Any]:
         """What there is now and was not there; of memory and files the difference."""
         changed = {k for k in {**self.environment, **earlier.environment} if self._variable_differs(k, earlier)}
         return {
