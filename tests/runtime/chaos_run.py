@@ -251,7 +251,9 @@ class Disturbed:
             if blow.kind in ("driver", "head"):
                 break
         else:
-            folders = [path.name for path in self.temporary.iterdir() if path.name not in ("c", "d")]
+            # "c" and "d" are the clusters', and torch keeps a cache wherever temporary files are
+            ignored = ("c", "d", "torchinductor_")
+            folders = [path.name for path in self.temporary.iterdir() if not path.name.startswith(ignored)]
             self.left_behind += len(folders)
             self.faults += [f"folder left behind: {name}" for name in folders]
         shutil.rmtree(self.temporary, ignore_errors=True)

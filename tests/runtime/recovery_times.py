@@ -35,7 +35,7 @@ scenario:
   {dataset: digits, tasks: 2, classes_per_task: 2, clients: 20, samples_per_client: 14,
    partition: {name: shards, shards_per_client: 2}}
 method: {name: fedknow}
-training: {rounds_per_task: 3, client_fraction: 0.5, local_epochs: 120, batch_size: 8}
+training: {rounds_per_task: 3, client_fraction: 0.5, local_epochs: EPOCHS, batch_size: 8}
 placement: {clients_per_actor: 5}
 fleet: [{device: jetson-nano, count: 10}, {device: raspberry-pi-4-4gb, count: 10}]
 """
@@ -113,9 +113,9 @@ def round_lengths(one: Timed) -> list[float]:
     return [later - earlier for earlier, later in pairwise(moments)]
 
 
-def measure(folder: Path, kinds: Sequence[str]) -> dict[str, Any]:
+def measure(folder: Path, kinds: Sequence[str], epochs: int) -> dict[str, Any]:
     config = folder / "twenty.yaml"
-    config.write_text(TEXT)
+    config.write_text(TEXT.replace("EPOCHS", str(epochs)))
     found: dict[str, Any] = {"load_average": os.getloadavg()[0]}
     for own, on_a_cluster in ((OWN_RAY, False), (ON_A_CLUSTER, True)):
         chosen = [kind for kind in own if kind in kinds]
@@ -145,11 +145,12 @@ def measure(folder: Path, kinds: Sequence[str]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--kinds", default=",".join((*OWN_RAY, *ON_A_CLUSTER)))
+    parser.add_argument("--epochs", type=int, default=120, help="of a visit: how long rounds are")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    found = measure(options.out, options.kinds.split(","))
+    found = measure(options.out, options.kinds.split(","), options.epochs)
     print(json.dumps(found, indent=None if options.json else 2))
     return 0
 
