@@ -101,10 +101,13 @@ class Carrier:
     def _carry(
         self, executor: PlacedExecutor, saved: Callable[[Progress, Scheduler], None], told: Callable[[Progress], None]
     ) -> Ended:
-        start, losses = self._start, 0
+        start, losses, lost = self._start, 0, None
         while True:
-            scheduler = self._scheduler = self._begin(executor, start)
             try:
+                if lost is not None:
+                    # something may be lost again on the way back
+                    start, lost = self._go_back(executor, lost), None
+                scheduler = self._scheduler = self._begin(executor, start)
                 for progress in scheduler.run():
                     self.store.flush()
                     if self.checkpoints is not None:
@@ -117,7 +120,7 @@ class Carrier:
                 losses += 1
                 if self.checkpoints is None or losses > self.parts.assembly.config.recovery.losses_in_a_row:
                     raise
-                start = self._go_back(executor, loss)
+                lost = loss
 
     def _begin(self, executor: PlacedExecutor, start: SchedulerState | None) -> Scheduler:
         parts = self.parts

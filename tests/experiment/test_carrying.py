@@ -110,6 +110,24 @@ def test_a_run_that_loses_everything_ends_as_it_would_have(
     assert [row["kind"] for row in of_the_host(run)] == ["rolled_back"] * len(losses)
 
 
+def test_what_is_lost_again_as_the_run_goes_back_is_made_good_too(
+    whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Lost at the 4th report, and once more while the states are given back: one way back, by the second cause."""
+    restore, calls = Fragile.restore, []
+
+    def lost_once(self: Fragile, saved: Saved) -> None:
+        calls.append(saved)
+        if len(calls) == 1:
+            raise WorkerLost("lost on the way back")
+        restore(self, saved)
+
+    monkeypatch.setattr(Fragile, "restore", lost_once)
+    run = run_fragile(tmp_path, monkeypatch, "report", [4])
+    same(run, whole)
+    assert [json.loads(row["detail"])["cause"] for row in of_the_host(run)] == ["lost on the way back"]
+
+
 def test_the_event_says_from_where_to_where_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Run):
     """The 4th report is the 2nd of round 1: back to the end of round 0."""
     (row,) = of_the_host(run_fragile(tmp_path, monkeypatch, "report", [4]))
