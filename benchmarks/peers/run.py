@@ -160,7 +160,7 @@ def run(work: workload.Workload, backend: str, out: Path) -> float:
         store = ResultStore(directory)
         store.append(executor.placement())
         scheduler = Scheduler(
-            parts.course, parts.ledger, parts.policy, parts.conditions, Announced(executor), store.append
+            parts.course, parts.ledger, parts.make_policy(), parts.conditions, Announced(executor), store.append
         )
         workload.emit("begin")
         for progress in scheduler.run():

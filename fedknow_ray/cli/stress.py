@@ -59,12 +59,13 @@ def stress(
     A run that exists is not made again: the same command continues. Each run is made on the local backend in a process
     of its own; a cluster would give the same bits. The card is card.json in DIR as well.
     """
+    from fedknow_ray.config.loading import resolve_run_name
     from fedknow_ray.experiment.stress import run_suite
     from fedknow_ray.experiment.stress_card import below
 
     console = Console(stderr=True)
     names = [name.strip() for name in (only or "").split(",") if name.strip()]
-    folder = out or Path("runs") / f"stress-{config.stem}"
+    folder = out or Path("runs") / f"stress-{resolve_run_name(config)}"
     with NamedRunsDisplay(console, quiet=quiet, status="telling the calm run's course") as progress:
         card = run_suite(config, folder, progress, overrides=overrides, only=names, jobs=jobs)
     weak = [] if fail_under is None else below(card.rows, fail_under)

@@ -25,6 +25,10 @@ Findings: TypeAlias = Iterator[tuple[KeyPath, str]]
 Check: TypeAlias = Callable[[CommonConfig, Catalogue], Findings]
 
 
+#: Each is an entry of several lists in memory, some 100 bytes.
+MOST_CLIENT_TASKS = 10**7
+
+
 @dataclass(frozen=True, slots=True)
 class Conflict:
     """A key that does not go with what others say; `reads` are all the keys that the check looked at."""
@@ -63,6 +67,16 @@ def _fleet_adds_up(config: CommonConfig, catalogue: Catalogue) -> Findings:
         yield (
             ("fleet",),
             f"the counts add up to {sum(counts)}{terms}, but scenario.clients is {clients}; make them equal",
+        )
+
+
+def _tasks_can_be_listed(config: CommonConfig, catalogue: Catalogue) -> Findings:
+    clients, places = config.scenario.clients, config.scenario.places
+    if clients * places > MOST_CLIENT_TASKS:
+        yield (
+            ("scenario", "tasks"),
+            f"{places} tasks of {clients} clients are {clients * places} in all, and a run can have "
+            f"{MOST_CLIENT_TASKS}; lower one of them",
         )
 
 
@@ -230,7 +244,7 @@ def _availability_adds_up(config: CommonConfig, catalogue: Catalogue) -> Finding
 
 
 def _outages_add_up(config: CommonConfig, catalogue: Catalogue) -> Findings:
-    yield from outage_findings(config.outages, config.scenario.clients, config.devices)
+    yield from outage_findings(config.outages, config.scenario.clients, {entry.device for entry in config.fleet})
 
 
 def _members_stay(config: CommonConfig, catalogue: Catalogue) -> Findings:
@@ -256,6 +270,7 @@ def _clock_is_calibrated(config: CommonConfig, catalogue: Catalogue) -> Findings
 
 _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("fleet", "scenario.clients"), _fleet_adds_up),
+    (("scenario.tasks", "scenario.clients", "scenario.task_order"), _tasks_can_be_listed),
     (("model.name",), _model_is_known),
     (("scenario.dataset", "scenario.data_root"), _dataset_is_known),
     (("scenario.dataset", "scenario.source"), _source_has_dataset),

@@ -10,6 +10,9 @@ from typing import Any
 from fedknow_ray.config.yaml import KeyPath, key_text, parse_yaml, show
 from fedknow_ray.errors import Fault
 
+#: Some 20,000 visits that fail, one a line; PyYAML reads so much in 15 s on two slow cores.
+MOST_BYTES = 2**20
+
 
 @dataclass(frozen=True, order=True, slots=True)
 class Place:
@@ -105,7 +108,8 @@ def open_document(path: Path, faults: Faults) -> Document | None:
 def _read_text(path: Path, faults: Faults) -> str | None:
     whole_file = Place(0, 0, str(path))
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         faults.add(whole_file, (), "there is no such file")
         return None
@@ -114,6 +118,12 @@ def _read_text(path: Path, faults: Faults) -> str | None:
         return None
     except OSError as error:
         faults.add(whole_file, (), f"cannot be read: {error.strerror}")
+        return None
+    except ValueError:
+        faults.add(Place(0, 0, show(str(path))), (), "cannot be the name of a file: it has a NUL character")
+        return None
+    if len(content) > MOST_BYTES:
+        faults.add(whole_file, (), f"is larger than {MOST_BYTES} bytes, and no config is")
         return None
     try:
         return content.decode("utf-8-sig")

@@ -24,6 +24,8 @@ from fedknow_ray.config.overrides import apply_overrides, read_overrides
 from fedknow_ray.config.yaml import KeyPath, format_yaml, show
 from fedknow_ray.errors import ConfigError, did_you_mean
 
+LONGEST_NAME_BYTES = 100
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -59,8 +61,16 @@ def dump_yaml(config: RunConfig) -> str:
 
 
 def resolve_run_name(path: Path | str) -> str:
-    """Return what a run of this config file is called: the file's name without its ending."""
-    return Path(path).stem
+    """Return what a run of this config file is called: the file's name without its ending.
+
+    It becomes part of a folder's name and is written into files: it is cut to 100 bytes, and what cannot be printed is
+    replaced by "-".
+
+    >>> resolve_run_name("configs/quickstart.yaml")
+    'quickstart'
+    """
+    shown = "".join(letter if letter.isprintable() else "-" for letter in Path(path).stem)
+    return shown.encode()[:LONGEST_NAME_BYTES].decode(errors="ignore")
 
 
 def _fill_names(document: Document) -> None:

@@ -25,6 +25,7 @@ from fedknow_ray.config.fields import (
     Fraction,
     Frozen,
     Index,
+    Listed,
     Momentum,
     Name,
     NotNegative,
@@ -74,9 +75,9 @@ class ScenarioConfig(Frozen):
     source: Literal["auto", "bundled", "parquet", "torchvision"] = "auto"
     """auto: bundled where the data set is bundled, else parquet."""
     setting: Literal["task_incremental"] = "task_incremental"
-    tasks: Count = 10
-    classes_per_task: Count = 10
-    clients: Count = 20
+    tasks: Listed = 10
+    classes_per_task: Listed = 10
+    clients: Listed = 20
     partition: Annotated[ShardsPartition | IidPartition, Field(discriminator="name")] = ShardsPartition()
     samples_per_client: Count | None = 240
     """Training examples of one client in one task; null takes all that its partition gives."""
@@ -146,7 +147,7 @@ class FleetEntry(LinkOverrides):
     """So many clients on one kind of device; with links of their own where `network` is not theirs."""
 
     device: Name
-    count: Count
+    count: Listed
     joins_at_s: DurationS | None = None
     """When its clients join the run; null is from the start."""
     leaves_at_s: DurationS | None = None

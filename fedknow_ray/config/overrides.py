@@ -20,7 +20,7 @@ from typing import Any
 
 from fedknow_ray.config.document import Document, Faults, Place, value_at
 from fedknow_ray.config.model import DEFAULT_NAMES, CommonConfig
-from fedknow_ray.config.yaml import KeyPath, key_text, parse_yaml, show
+from fedknow_ray.config.yaml import MOST_DEPTH, KeyPath, key_text, parse_yaml, show
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,9 @@ def _from_python(key: str, value: Any, number: int, faults: Faults) -> Override 
 
 def _parts(key: str, place: Place, faults: Faults) -> tuple[str, ...]:
     parts = tuple(part.strip() for part in key.split("."))
+    if len(parts) > MOST_DEPTH:
+        faults.add(place, (), f"the key has {len(parts)} parts; none has more than {MOST_DEPTH}")
+        return ()
     if all(parts):
         return parts
     faults.add(place, (), f"the key {key.strip()!r} has an empty part; write it as in training.threads")
@@ -135,7 +138,8 @@ def _step(document: Document, path: KeyPath, part: str) -> KeyPath:
         raise _LeadsNowhereError(f"{key_text(path)} is {show(container)} and has no keys")
     if not (part.isascii() and part.isdigit()):
         raise _LeadsNowhereError(f"{key_text(path)} is a list; {part!r} is not a position in it")
-    if int(part) >= len(container):
+    # int() refuses thousands of digits
+    if len(part) > 9 or int(part) >= len(container):
         held = f"has the positions 0 to {len(container) - 1}" if container else "is empty"
         raise _LeadsNowhereError(f"there is no position {part}: {key_text(path)} {held}")
     return (*path, int(part))

@@ -16,8 +16,15 @@ from typing import Any, TypeAlias
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from fedknow_ray.plain_yaml import WithoutAliases
+
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Where a value stands: ("fleet", 0, "device")."""
+
+#: No key of ours is deeper than 6; what walks a value later on must not run out of stack.
+MOST_DEPTH = 32
+#: No number of a config needs more; Python refuses to print whole numbers of thousands of digits.
+MOST_BITS = 1024
 
 _TAG = "tag:yaml.org,2002:"
 _DIGITS = "[0-9]+(?:_[0-9]+)*"
@@ -92,16 +99,10 @@ def format_yaml(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(WithoutAliases):
     """PyYAML's parser with the YAML 1.2 core schema's plain scalars, and without aliases."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's own class attribute)
-
-    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        if self.check_event(yaml.events.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "an alias (*name) is not supported; write it out", mark)
-        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -127,7 +128,10 @@ for _schema in (_Loader, _Dumper):
 
 
 def _int(text: str) -> int:
-    return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+    value = int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+    if value.bit_length() > MOST_BITS:
+        raise ValueError("too many digits")
+    return value
 
 
 def _float(text: str) -> float:
@@ -151,6 +155,9 @@ _SCALARS: dict[str, tuple[re.Pattern[str], Callable[[str], Any]]] = {
 def _build(node: Node, path: KeyPath, parsed: Parsed) -> Any:
     """Return the plain value of a node; notes the lines and problems of everything below it."""
     parsed.lines.setdefault(path, node.start_mark.line + 1)
+    if len(path) > MOST_DEPTH:
+        parsed.problems.append(Problem(node.start_mark.line + 1, path[:MOST_DEPTH], "is nested too deeply"))
+        return None
     if isinstance(node, MappingNode) and node.tag == _TAG + "map":
         return _build_mapping(node, path, parsed)
     if isinstance(node, SequenceNode) and node.tag == _TAG + "seq":

@@ -27,6 +27,8 @@ def find_target(out: Path, name: str | None) -> Target:
     Raises:
         UserError: if the file is there already, has no folder, or its name will not do; before anything is measured.
     """
+    if name is not None and (Path(name).name != name or name == ".." or "\0" in name):
+        raise UserError(f"--name {name!r} must be a plain name: it is that of a file in the folder")
     if out.is_dir():
         if name is None:
             raise UserError(f"--out {out} is a folder; say with --name what the device is called, or name a file in it")
@@ -53,7 +55,9 @@ def write_new(path: Path, text: str) -> None:
     """
     temporary = temporary_path(path)
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
+        temporary.unlink(missing_ok=True)
+        # "x" does not follow a link that somebody has put there
+        with temporary.open("x", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

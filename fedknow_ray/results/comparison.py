@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -70,6 +70,9 @@ class Plan(BaseModel):
         if not self.reporting_seeds or not set(self.choosing_seeds) <= set(self.seeds):
             raise ValueError("choosing_seeds must be some of the seeds, and leave one to report on")
         strangers = {seed for case in self.cases for seed in case.runs} - set(self.seeds)
+        outside = [run for case in self.cases for run in case.runs.values() if not _is_below(run)]
+        if outside:
+            raise ValueError(f"the run {outside[0]!r} is not below the comparison's folder")
         if strangers:
             raise ValueError(f"there are runs of seeds {sorted(strangers)}, which are not among the seeds")
         return self
@@ -119,7 +122,7 @@ def load_comparison(path: str | Path) -> Comparison:
 def _read_plan(path: Path) -> Plan:
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunDirectoryError(f"cannot read {path}: {error}") from error
     version = plan.get("schema_version") if isinstance(plan, dict) else None
     if isinstance(version, int) and version > PLAN_VERSION:
@@ -130,6 +133,12 @@ def _read_plan(path: Path) -> Plan:
         return Plan.model_validate(plan)
     except ValidationError as error:
         raise RunDirectoryError(f"{path} is no plan of a comparison:\n{_faults(error)}") from error
+
+
+def _is_below(folder: str) -> bool:
+    """Return whether a relative path says by itself that it stays below: runs that did not finish are deleted there."""
+    path = PurePosixPath(folder)
+    return not path.is_absolute() and bool(path.parts) and ".." not in path.parts and "\0" not in folder
 
 
 def _faults(error: ValidationError) -> str:

@@ -15,9 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
+from yaml import YAMLError
 
 from fedknow_ray.errors import RunDirectoryError
+from fedknow_ray.plain_yaml import plain_yaml
 from fedknow_ray.results.schema import SCHEMA_VERSION, TABLES, VERSION_KEY
 from fedknow_ray.results.store import CONFIG_FILE, MANIFEST_FILE, SUMMARY_FILE
 
@@ -79,7 +80,7 @@ def load(path: str | Path) -> Run:
     finished = (folder / SUMMARY_FILE).exists()
     return Run(
         path=folder,
-        config=_read_mapping(folder / CONFIG_FILE, yaml.safe_load),
+        config=_read_mapping(folder / CONFIG_FILE, plain_yaml),
         manifest=_read_mapping(folder / MANIFEST_FILE, json.loads),
         summary=_read_mapping(folder / SUMMARY_FILE, json.loads) if finished else None,
     )
@@ -98,7 +99,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def _read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
         value = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, YAMLError) as error:
         raise RunDirectoryError(f"cannot read {path}: {error}") from error
     if not isinstance(value, dict):
         raise RunDirectoryError(f"cannot read {path}: it holds no mapping")

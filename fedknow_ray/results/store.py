@@ -44,7 +44,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = temporary_path(path)
     try:
-        with temporary.open("wb") as stream:
+        temporary.unlink(missing_ok=True)
+        # "x" does not follow a link: a stranger's folder may have one of that name that leads out of it
+        with temporary.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedknow_ray.errors import ConfigError, Fault, first_faults, first_few
-from fedknow_ray.simulation.trace import data_lines, is_header
+from fedknow_ray.simulation.trace import data_lines, is_header, trace_text
 
 HEADER = "client_id,time_s,task"
 
@@ -53,7 +53,7 @@ def read_arrivals(path: Path, clients: int, tasks: int) -> Arrivals:
         ConfigError: with the faults of the file, each with its line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = trace_text(path)
     except UnicodeDecodeError as error:
         raise ConfigError([Fault(str(path), "", "is no text in UTF-8; save the trace as a CSV file")]) from error
     except OSError as error:

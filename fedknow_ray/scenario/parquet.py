@@ -142,7 +142,8 @@ def _stems(root: Path) -> dict[str, list[str]]:
     """Return the stems under a folder with the splits that are there, sorted."""
     stems: dict[str, list[str]] = {}
     for path in sorted(root.glob("*.parquet")):
-        if match := re.fullmatch(r"(.+)-(train|test)\.parquet", path.name):
+        # a pipe of such a name would be waited for
+        if path.is_file() and (match := re.fullmatch(r"(.+)-(train|test)\.parquet", path.name)):
             stems.setdefault(match[1], []).append(match[2])
     return stems
 

@@ -19,6 +19,7 @@ from typing import Any
 from fedknow_ray.errors import ConfigError, Fault, did_you_mean, first_faults, first_few
 from fedknow_ray.simulation.availability import Patterned
 from fedknow_ray.simulation.availability_pattern import Pattern, interval_faults
+from fedknow_ray.simulation.trace import trace_text
 
 _KEYS = ("period_s", "clients")
 
@@ -30,9 +31,7 @@ def read_trace(path: Path, clients: int) -> Patterned:
         ConfigError: with the faults of the file, each with the client and the values.
     """
     try:
-        content = json.loads(
-            path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats, parse_constant=_no_constant
-        )
+        content = json.loads(trace_text(path), object_pairs_hook=_without_repeats, parse_constant=_no_constant)
     except FileNotFoundError as error:
         raise _unreadable(path, "there is no such file") from error
     except OSError as error:

@@ -12,9 +12,10 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-import yaml
+from yaml import YAMLError
 
 from fedknow_ray.errors import ConfigError, Fault, UnknownNameError, did_you_mean
+from fedknow_ray.plain_yaml import plain_yaml
 from fedknow_ray.simulation.device import Device, DeviceFileError, parse_device
 
 _ENDING = ".yaml"
@@ -134,9 +135,11 @@ def _read(file: Traversable) -> object:
     Raises:
         DeviceFileError: if it cannot be read.
     """
+    if not file.is_file():
+        raise DeviceFileError(str(file), "", "is no file that can be read")
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        return plain_yaml(file.read_text(encoding="utf-8"))
+    except YAMLError as error:
         raise DeviceFileError(str(file), "", f"is not YAML: {' '.join(str(error).split())}") from error
     except UnicodeDecodeError as error:
         raise DeviceFileError(str(file), "", f"is not UTF-8 text ({error.reason})") from error

@@ -11,7 +11,9 @@ Blank lines, and lines that begin with #, are passed over.
 
 from __future__ import annotations
 
+import errno
 import math
+import stat
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ from pathlib import Path
 from fedknow_ray.errors import UserError
 
 HEADER = "time_s,bytes_per_s"
+#: Far more than a trace has; what the kernel shows as files may say that it has terabytes.
+MOST_TRACE_BYTES = 2**30
 
 
 class TraceFileError(UserError):
@@ -149,6 +153,21 @@ def parse_trace(text: str, where: str) -> BandwidthTrace:
     return BandwidthTrace(tuple(time_s for time_s, _ in rows), tuple(rate for _, rate in rows))
 
 
+def trace_text(path: Path) -> str:
+    """Return the text of any kind of trace file, UTF-8 with or without a mark.
+
+    Raises:
+        OSError: if it cannot be read, is no regular file (a pipe or a device may have no end), or is far too large.
+        UnicodeDecodeError: if it is no UTF-8.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if status.st_size > MOST_TRACE_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {MOST_TRACE_BYTES} bytes")
+    return path.read_text(encoding="utf-8-sig")
+
+
 def read_trace(path: Path) -> BandwidthTrace:
     """Return the trace in a CSV file.
 
@@ -156,7 +175,7 @@ def read_trace(path: Path) -> BandwidthTrace:
         TraceFileError: if the file cannot be read, or at its first fault, with the line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = trace_text(path)
     except UnicodeDecodeError as error:
         raise TraceFileError(f"{path}: is no text in UTF-8; save the trace as a CSV file") from error
     except OSError as error:

@@ -97,7 +97,7 @@ def test_a_run_leaves_tables_config_manifest_and_report(
 ) -> None:
     names = {path.name for path in finished[1].iterdir()}
     tables = {f"{table}.parquet" for table in ("visits", "rounds", "accuracy", "events", "placement")}
-    assert names == tables | {"config.yaml", "manifest.json", "summary.json", "report.html"}
+    assert names == tables | {"config.yaml", "manifest.json", "summary.json", "report.html", "checkpoints"}
 
 
 def test_progress_and_the_closing_table_go_to_standard_error_beside_json(

@@ -57,6 +57,11 @@ def tables(run: Run) -> dict[str, pa.Table]:
     }
 
 
+def without_models(table: pa.Table) -> pa.Table:
+    """A table without the digests of models, which a replay has none of."""
+    return table.drop_columns([name for name in table.column_names if name == "parameters_sha256"])
+
+
 class Recorder:
     """A watcher that remembers; it raises *error* after so many calls of `advance`."""
 

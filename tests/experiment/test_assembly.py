@@ -66,7 +66,7 @@ def test_a_client_keeps_more_where_the_method_does(tmp_path: Path):
 
 def test_listed_cohorts_reach_the_policy(tmp_path: Path):
     parts = parts_of(tmp_path, policy={"name": "synchronous", "cohorts": [[2, 0], [1]]})
-    engine = Engine(parts.course, parts.ledger, parts.policy, parts.conditions)
+    engine = Engine(parts.course, parts.ledger, parts.make_policy(), parts.conditions)
     steps = [step for task_index in range(2) for step in engine.rounds(task_index)]
     assert [step.clients for step in steps if isinstance(step, RoundClosed)] == [(0, 2), (1,)]
 

@@ -99,10 +99,10 @@ def test_a_common_past_is_made_once_and_changes_no_bit(tmp_path: Path):
     make(tmp_path / "apart", share=False)
     boundary = Boundary(0, True)
     assert [order.save_at for order in workers.orders] == [(boundary,), (), ()]
-    assert [Path(order.start_from or "").name for order in workers.orders] == [
+    assert [Path(order.start_from or "").parent.name for order in workers.orders] == [
         "",
-        f"{boundary}.ckpt",
-        f"{boundary}.ckpt",
+        str(boundary),
+        str(boundary),
     ]
     assert figures(tmp_path / "shared") == figures(tmp_path / "apart")
     assert len(figures(tmp_path / "shared")) == 3
@@ -214,7 +214,7 @@ def test_what_another_program_adds_before_the_folder_is_locked_is_kept(
         make(tmp_path, ("local",), ())
         fcntl.flock(descriptor, operation)
 
-    monkeypatch.setattr("fedknow_ray.experiment.compare.fcntl.flock", lock_late)
+    monkeypatch.setattr("fedknow_ray.experiment.claims.fcntl.flock", lock_late)
     workers = InlineWorkers()
     make(tmp_path, ("fedavg", "local"), (), workers=workers)
     assert set(runs(tmp_path)) == {"fedavg, 1", "local, 1"}

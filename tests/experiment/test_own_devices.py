@@ -9,7 +9,8 @@ import pytest
 from small import TEXT, write_config
 
 from fedknow_ray.errors import ConfigError
-from fedknow_ray.experiment.checkpoint import CheckpointError
+from fedknow_ray.experiment.checkpoint import checkpoint_path
+from fedknow_ray.experiment.checkpoint_file import CheckpointError
 from fedknow_ray.experiment.run import execute, read_config
 from fedknow_ray.federation.boundary import Boundary
 from fedknow_ray.report import write_report
@@ -67,4 +68,4 @@ def test_a_saved_run_does_not_go_on_with_other_numbers(config: Path, tmp_path: P
     execute(config, backend="local", out=tmp_path / "one", save_at=[boundary], checkpoints=tmp_path)
     (tmp_path / "own" / "half-nano.yaml").write_text(HALF.replace("57_500_000_000", "50_000_000_000"))
     with pytest.raises(CheckpointError, match="devices_sha256"):
-        execute(config, backend="local", out=tmp_path / "two", start_from=tmp_path / f"{boundary}.ckpt")
+        execute(config, backend="local", out=tmp_path / "two", start_from=checkpoint_path(tmp_path, boundary))

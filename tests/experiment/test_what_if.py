@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small import TEXT, run_small, tables, write_config
+from small import TEXT, run_small, tables, without_models, write_config
 
 from fedknow_ray.errors import RunDirectoryError, UserError
 from fedknow_ray.experiment.run import execute
@@ -48,11 +48,6 @@ EASY = {
     "a deadline that nobody misses": {"policy": {"name": "deadline", "deadline_s": 1e5, "over_selection": 1.0}},
     "all join later": {"fleet.0.joins_at_s": 50, "fleet.1.joins_at_s": 50, "on_out_of_memory": "drop_client"},
 }
-
-
-def without_models(table: pa.Table) -> pa.Table:
-    """A table without the digests of models, which a replay has none of."""
-    return table.drop_columns([name for name in table.column_names if name == "parameters_sha256"])
 
 
 @pytest.fixture(scope="module")

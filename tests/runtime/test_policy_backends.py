@@ -83,7 +83,8 @@ def test_a_run_is_taken_up_at_a_boundary(local: dict[str, Run], name: str, tmp_p
     config, boundary = write_config(tmp_path), Boundary(0, True)
     options: dict[str, Any] = {"backend": "local"}
     execute(config, settings(name), **options, out=tmp_path / "past", save_at=[boundary], checkpoints=tmp_path)
-    fork = execute(config, settings(name), **options, out=tmp_path / "fork", start_from=tmp_path / f"{boundary}.ckpt")
+    saved = tmp_path / str(boundary) / "state.ckpt"
+    fork = execute(config, settings(name), **options, out=tmp_path / "fork", start_from=saved)
     assert digest(fork) == digest(local[name])
     assert without_host(fork.visits).equals(without_host(local[name].visits))
 

@@ -183,6 +183,7 @@ def test_insecure_goes_with_an_address(tmp_path: Path) -> None:
 
 OURS = """
 import json, os
+from pathlib import Path
 from proc import family_of, listening
 from fedknow_ray.runtime.ray_session import own_ray
 with own_ray(["jetson-nano"], 1):
@@ -196,19 +197,25 @@ with own_ray(["jetson-nano"], 1):
     heard = ray.get(actor.listening.remote())
     assert heard
     heard |= listening(family_of(os.getpid()))
-    gcs = ray.get_runtime_context().gcs_address
-    told = {"listening": sorted(heard), "lock": probe(gcs), "token": os.environ["RAY_AUTH_TOKEN"]}
+    gcs, token = ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"]
+    files = [path for path in Path(os.environ["TMPDIR"]).rglob("*") if path.is_file()]
+    assert len(files) > 10
+    lines = [Path(f"/proc/{pid}/cmdline") for pid in family_of(os.getpid())]
+    shown = [str(path) for path in files + lines if token.encode() in path.read_bytes()]
+    told = {"listening": sorted(heard), "lock": probe(gcs), "token": token, "shown": shown}
 told["left"] = "RAY_AUTH_TOKEN" in os.environ
 print(json.dumps(told))
 """
 
 
 def test_our_own_ray_is_locked_listens_on_loopback_alone_and_leaves_nothing_at_home(tmp_path: Path) -> None:
-    """Its token is in the environment of its processes, and in no file."""
+    """Its token is in the environment of its processes, in no file and on no command line."""
+    # short, as the path of a socket must be
+    temporary = tempfile.mkdtemp(prefix="fks-", dir="/tmp")
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", OURS],
-        env=plain_environment(tmp_path, PYTHONPATH=paths),
+        env=plain_environment(tmp_path, PYTHONPATH=paths, TMPDIR=temporary),
         capture_output=True,
         text=True,
         timeout=240,
@@ -217,6 +224,9 @@ def test_our_own_ray_is_locked_listens_on_loopback_alone_and_leaves_nothing_at_h
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["lock"] == "locked"
     assert len(told["token"]) == 64
+    assert told["shown"] == []
+    assert list(Path(temporary).iterdir()) == []
+    Path(temporary).rmdir()
     assert not told["left"]
     names = {name for name, _ in told["listening"]}
     assert {"gcs_server", "raylet"} <= names
