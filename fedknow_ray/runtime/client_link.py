@@ -49,7 +49,11 @@ class ClientLink:
     def start(self, dataset: Dataset, start: Buffer) -> None:
         """Create the actors and wait until all of them are ready."""
         for number, loss in self._pool.start(dataset, start).items():
+            began_s = now_s()
             self._revive(number, loss)
+            self._losses.tell(
+                Loss("client_actor", str(loss), self._pool.specs[number].client_ids, wait_s=now_s() - began_s)
+            )
         numbers = range(len(self._pool.specs))
         node_of = {number: self._pool.node_of(number) for number in numbers}
         slots = {node_of[number]: self._pool.slots_of(number) for number in numbers}
@@ -220,12 +224,20 @@ class ClientLink:
         self._losses.tell(Loss("client_actor", str(loss), clients, again, now_s() - began_s))
 
     def _revive(self, number: int, loss: WorkerLost) -> Care:
-        """Have another actor in the place of one that is lost; it knows nothing yet."""
+        """Have another actor in the place of one that is lost; it knows nothing yet.
+
+        One that is lost again as it starts is a loss like any other.
+        """
         if self._care is None:
             raise loss
-        self._losses.refuse_too_many(number, self._pool.specs[number].client_ids, loss)
-        self._pool.replace(number, self._recovery.wait_for_node_s)
-        return self._care
+        while True:
+            self._losses.refuse_too_many(number, self._pool.specs[number].client_ids, loss)
+            try:
+                self._pool.replace(number, self._recovery.wait_for_node_s)
+            except WorkerLost as again:
+                loss = again
+            else:
+                return self._care
 
     def _adopt(self, number: int, states: Mapping[int, bytes]) -> None:
         """Give the clients of an actor their states, in place of any that they have; of a lost one in a new actor."""

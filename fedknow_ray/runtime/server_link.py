@@ -111,9 +111,19 @@ class ServerLink:
     def _replace(self, loss: WorkerLost) -> None:
         if not self._replaces:
             raise loss
-        began_s = now_s()
-        self._losses.refuse_too_many("server", (), loss)
-        ray.kill(self._actor)
-        self._actor = self._create()
-        get(self._actor.ready.remote(), self._wait_s, "the start of another server")
-        self._losses.tell(Loss("server_actor", str(loss), wait_s=now_s() - began_s))
+        began_s, first = now_s(), loss
+        while True:
+            self._losses.refuse_too_many("server", (), loss)
+            ray.kill(self._actor)
+            self._actor = self._create()
+            left_s = began_s + self._wait_s - now_s()
+            try:
+                get(self._actor.ready.remote(), left_s, "the start of another server")
+            except WorkerLost as again:
+                if began_s + self._wait_s <= now_s():
+                    raise
+                # lost as it started: a loss like any other
+                loss = again
+            else:
+                break
+        self._losses.tell(Loss("server_actor", str(first), wait_s=now_s() - began_s))
