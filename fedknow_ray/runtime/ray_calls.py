@@ -33,6 +33,9 @@ def get(refs: Any, timeout_s: float, what: str) -> Any:
             raise error.cause from error
         if isinstance(error.cause, OF_THE_HOST):
             raise WorkerLost(f"{what} failed for want of something on its host: {error.cause!r}") from error
+        if isinstance(error.cause, RayError) and not isinstance(error.cause, RayTaskError):
+            # not its own code: what it was to work on has gone with a node
+            raise WorkerLost(f"{what}: {_first_line(error.cause)}") from error
         raise WorkerError(f"{what} failed in its actor:\n{error}") from error
     except GetTimeoutError as error:
         raise WorkerLost(f"{what} gave no answer within {timeout_s:.0f} s") from error
