@@ -6,14 +6,14 @@ import pytest
 from ray.exceptions import (
     ActorDiedError,
     GetTimeoutError,
-    ObjectReconstructionFailedError,
+    ObjectLostError,
     RayTaskError,
 )
 
 from fedknow_ray.errors import DataError, WorkerError, WorkerLost
 from fedknow_ray.runtime.ray_calls import get, is_there
 
-LOST_ARGUMENT = ObjectReconstructionFailedError("0" * 56, "address", "call site")
+LOST_ARGUMENT = ObjectLostError("0" * 56, b"address", "call site")
 
 
 def raising(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -26,7 +26,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        ActorDiedError("it died"),
+        ActorDiedError(),
         GetTimeoutError("no answer"),
         LOST_ARGUMENT,
         # an actor that is asked about an update that was on a node that is gone
@@ -38,7 +38,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 )
 def test_what_is_lost_can_be_made_good(error: Exception, monkeypatch: pytest.MonkeyPatch):
     raising(monkeypatch, error)
-    with pytest.raises(WorkerLost, match="^the door"):
+    with pytest.raises(WorkerLost, match=r"^the door"):
         get(None, 1.0, "the door")
     assert not is_there(None, 1.0)
 
@@ -52,5 +52,5 @@ def test_code_that_raises_is_at_fault(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_mistake_of_the_users_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch):
     raising(monkeypatch, RayTaskError("visit", "the traceback", DataError("too few images")))
-    with pytest.raises(DataError, match="^too few images$"):
+    with pytest.raises(DataError, match=r"^too few images$"):
         get(None, 1.0, "the visit")
