@@ -39,7 +39,7 @@ class Nodes:
     ) -> None:
         from ray.cluster_utils import Cluster
 
-        #: Processes of nodes that were lost. An actor of Ray 2.60 whose raylet is killed while it is at work may live on,
+        #: Processes of nodes that were lost. An actor of Ray 2.60 whose raylet is killed while it works may live on,
         #: ours or another's; where a machine goes, all of it goes.
         self.of_lost_nodes: set[int] = set()
         self._before = descendants(os.getpid())
