@@ -37,7 +37,7 @@ scenario:
   {{dataset: digits, tasks: {tasks}, classes_per_task: 2, clients: {clients}, samples_per_client: {samples},
    partition: {{name: shards, shards_per_client: 2}}}}
 method: {{name: fedknow}}
-training: {{rounds_per_task: {rounds}, client_fraction: {fraction}, local_epochs: 1, batch_size: 8}}
+training: {{rounds_per_task: {rounds}, client_fraction: {fraction}, local_epochs: 1, batch_size: 4}}
 placement: {{clients_per_actor: {packed}}}
 fleet: [{{device: jetson-nano, count: {clients}}}]
 """

@@ -73,7 +73,8 @@ def own_ray(devices: Sequence[str], cpus: int) -> Iterator[None]:
                     log_to_driver=False,
                     logging_level="ERROR",
                     _temp_dir=str(folder),
-                    _system_config=HEALTH_CHECKS,
+                    # a copy: Ray writes into it
+                    _system_config=dict(HEALTH_CHECKS),
                 )
             yield
         finally:

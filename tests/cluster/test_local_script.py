@@ -53,7 +53,8 @@ def test_the_script_starts_labelled_nodes_behind_a_token_and_ends_them(tmp_path:
     script = tmp_path / "local.sh"
     script.write_text(render("local", PLAN, SOURCE))
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    plain |= {"HOME": str(tmp_path)}
+    # the python of the tests, as where the environment is activated
+    plain |= {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{plain['PATH']}"}
     with (tmp_path / "told").open("w") as told:
         running = subprocess.Popen(
             ["bash", str(script)], env=plain, stdout=told, stderr=subprocess.STDOUT, start_new_session=True

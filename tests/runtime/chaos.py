@@ -108,13 +108,23 @@ class Chaos:
             tally.runs += 1
             tally.equal += not faults
             tally.left_behind += one.left_behind
+            tally.outlived_a_node += one.outlived_a_node
             tally.rolled_back += events.count("rolled_back")
             tally.faults += [f"{one.out.name} ({case}): {fault}" for fault in faults]
         for blow in one.blows:
             if blow.kind not in ("driver", "head"):
                 self.tallies[blow.kind].count(blow)
         progress = {kind: f"{tally.kills} kills, {tally.equal}/{tally.runs}" for kind, tally in self.tallies.items()}
-        print(time.strftime("%H:%M:%S"), one.out.name, case, progress, faults, file=sys.stderr, flush=True)
+        print(
+            time.strftime("%H:%M:%S"),
+            one.out.name,
+            case,
+            progress,
+            faults,
+            one.left_behind,
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def main() -> int:

@@ -39,6 +39,9 @@ class Nodes:
     ) -> None:
         from ray.cluster_utils import Cluster
 
+        #: Processes of nodes that were lost. An actor of Ray 2.60 whose raylet is killed while it works may live on,
+        #: ours or another's; where a machine goes, all of it goes.
+        self.of_lost_nodes: set[int] = set()
         self._before = descendants(os.getpid())
         self._size = {"num_cpus": 1, "object_store_memory": object_store_memory}
         self._resources = dict(resources)
@@ -60,6 +63,7 @@ class Nodes:
         if not hosts:
             return False
         node = rng.choice(hosts)
+        self.of_lost_nodes |= descendants(raylet_of(node))
         os.kill(raylet_of(node), how)
         self._workers.remove(node)
         self._cluster.worker_nodes.discard(node)

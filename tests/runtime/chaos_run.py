@@ -25,7 +25,7 @@ os.environ.pop("RAY_ADDRESS", None)
 
 from chaos_nodes import OF_TINY, Nodes
 from chaos_tally import Blow, Tally, rounds_repeated, witnessed
-from processes import SERVER, VISITING, Seen, end, title, titled, wait_until_gone
+from processes import SERVER, VISITING, Seen, alive, end, title, titled, wait_until_gone
 from tiny import without_host
 
 from fedknow_ray.experiment.run_checkpoints import latest_whole
@@ -69,7 +69,8 @@ class Disturbed:
         self.blows: list[Blow] = []
         self.kept: list[Any] = []
         self.faults: list[str] = []
-        self.left_behind = 0
+        self.left_behind: list[str] = []
+        self.outlived_a_node = 0
         self.driver = self.start("run", str(setting.config), "--out", str(out), *setting.options, *self.place())
 
     def cluster(self, name: str) -> Nodes:
@@ -190,13 +191,12 @@ class Disturbed:
                 self.faults.append("the driver outlived its head by three minutes")
                 self.driver.kill()
         self.driver.wait()
-        if self.nodes is None:
-            left = wait_until_gone(self.pids(), GRACE_S)
-            tally.outlived_a_driver += [title(pid) for pid in sorted(left)]
-            end(left)
-        else:
+        if self.nodes is not None:
             self.nodes.close()
             self.nodes = None
+        left = wait_until_gone(self.pids(), GRACE_S)
+        tally.outlived_a_driver += [title(pid) for pid in sorted(left)]
+        end(left)
         self.note_what_was_kept()
         on_new_nodes = kind == "head" and self.rng.random() < 0.5
         if on_new_nodes:
@@ -240,11 +240,12 @@ class Disturbed:
             self.driver.kill()
             self.driver.wait()
         if self.nodes is not None:
+            orphans = alive(self.nodes.of_lost_nodes)
+            self.outlived_a_node += len(orphans)
+            end(orphans)
             self.nodes.close()
         left = wait_until_gone(self.pids(), GRACE_S)
-        self.left_behind += len(left)
-        for pid in left:
-            self.faults.append(f"process left behind: {title(pid)}")
+        self.left_behind += [f"process {title(pid)}" for pid in sorted(left)]
         end(left)
         for blow in self.blows:
             # nobody is there to clear up after a driver that is killed: the next one cannot know whose folder it is
@@ -254,6 +255,5 @@ class Disturbed:
             # "c" and "d" are the clusters', and torch keeps a cache wherever temporary files are
             ignored = ("c", "d", "torchinductor_")
             folders = [path.name for path in self.temporary.iterdir() if not path.name.startswith(ignored)]
-            self.left_behind += len(folders)
-            self.faults += [f"folder left behind: {name}" for name in folders]
+            self.left_behind += [f"folder {name}" for name in folders]
         shutil.rmtree(self.temporary, ignore_errors=True)

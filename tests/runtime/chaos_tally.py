@@ -46,9 +46,10 @@ class Tally:
     equal: int = 0
     resumed: int = 0
     kept: int = 0
-    left_behind: int = 0
+    left_behind: list[str] = field(default_factory=list)
     rolled_back: int = 0
     server_at_work: int = 0
+    outlived_a_node: int = 0
     outlived_a_driver: list[str] = field(default_factory=list)
     rounds_repeated: list[int] = field(default_factory=list)
     seconds: dict[str, list[float]] = field(default_factory=dict)

@@ -98,7 +98,7 @@ def one_run(out: Path, config: Path, clients: int, actors: int, nodes: int) -> d
         "mib_for_a_client_and_its_share": round(sum(most) / clients / 2**20, 2),
         "wall_s": round(run.summary["wall_s"], 1),
         "parameters_sha256": run.summary["parameters_sha256"],
-        "faults": one.faults,
+        "faults": [*one.faults, *one.left_behind],
         "load_average": round(os.getloadavg()[0], 1),
     }
 

@@ -138,7 +138,7 @@ def measure(folder: Path, kinds: Sequence[str], epochs: int) -> dict[str, Any]:
                 figures["delay_s"] = figures["whole_s"] - whole
                 figures["same_bits"] = run.summary["parameters_sha256"] == digest
             found[name] = {k: round(v, 2) if isinstance(v, float) else v for k, v in figures.items()}
-            print(name, found[name], one.faults, file=sys.stderr, flush=True)
+            print(name, found[name], one.faults, one.left_behind, file=sys.stderr, flush=True)
     return found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from fedknow_ray.experiment.checkpoint import checkpoint_path
 from fedknow_ray.experiment.place import Backend
 from fedknow_ray.experiment.run import execute
 from fedknow_ray.federation.boundary import Boundary
@@ -103,7 +104,9 @@ def test_a_saved_run_owes_what_it_owed(first: Backend, second: Backend, local: d
     config, boundary = tiny.write_config(tmp_path), Boundary(0, False)
     chosen = settings("topk")
     execute(config, chosen, backend=first, out=tmp_path / "past", save_at=[boundary], checkpoints=tmp_path)
-    fork = execute(config, chosen, backend=second, out=tmp_path / "fork", start_from=tmp_path / f"{boundary}.ckpt")
+    fork = execute(
+        config, chosen, backend=second, out=tmp_path / "fork", start_from=checkpoint_path(tmp_path, boundary)
+    )
     assert digest(fork) == digest(local["topk"])
     assert tiny.without_host(fork.visits).equals(tiny.without_host(local["topk"].visits))
 
