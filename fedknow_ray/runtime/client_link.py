@@ -62,6 +62,8 @@ class ClientLink:
     def stop(self) -> None:
         """End the actors."""
         self._pool.stop()
+        # the references in it
+        self.visits.clear()
 
     def placement(self) -> list[PlacementRow]:
         """Return one row a client: its actor, node and process as the actor itself saw them."""

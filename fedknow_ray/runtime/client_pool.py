@@ -41,6 +41,7 @@ class ClientPool:
         self.slots = {node.node_id: self._slots_of(node) for node in nodes}
         self.number_of = {client: number for number, spec in enumerate(specs) for client in spec.client_ids}
         self._actors: list[Any] = []
+        self._arguments: tuple[Any, ...] = ()
         self._where: list[dict[str, Any]] = []
 
     def start(self, dataset: Dataset, start: Buffer) -> dict[int, WorkerLost]:
@@ -64,6 +65,8 @@ class ClientPool:
         """End the actors; on a cluster that is not ours they would stay until the driver leaves it."""
         for actor in self._actors:
             ray.kill(actor)
+        # what is held of Ray when it is shut down stays open in this process
+        self._actors, self._arguments = [], ()
 
     def actor(self, number: int) -> Any:
         """Return an actor as it is now."""

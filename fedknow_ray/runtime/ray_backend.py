@@ -65,6 +65,7 @@ class RayExecutor:
         """End the actors; on a cluster that is not ours they would stay until the driver leaves it."""
         self._clients.stop()
         self._server.stop()
+        self._broadcast = None
 
     def placement(self) -> list[PlacementRow]:
         """Return one row a client: its actor, node and process as the actor itself saw them."""

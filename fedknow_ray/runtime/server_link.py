@@ -46,6 +46,7 @@ class ServerLink:
     def stop(self) -> None:
         """End the actor."""
         ray.kill(self._actor)
+        self._actor = None
 
     def refusal(self, update: Any, base: Any) -> str | None:
         """Return why the server does not take an update; None where it does."""
