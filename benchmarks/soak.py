@@ -34,7 +34,7 @@ TASKS = 2
 CONFIG = """\
 seed: 5
 scenario:
-  {{dataset: digits, tasks: {tasks}, classes_per_task: 2, clients: {clients}, samples_per_client: {samples},
+  {{dataset: digits, tasks: {tasks}, classes_per_task: 5, clients: {clients}, samples_per_client: {samples},
    partition: {{name: shards, shards_per_client: 2}}}}
 method: {{name: fedknow}}
 training: {{rounds_per_task: {rounds}, client_fraction: {fraction}, local_epochs: 1, batch_size: 4}}
