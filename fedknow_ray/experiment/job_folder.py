@@ -8,14 +8,13 @@ which are too large to travel with a job.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from fedknow_ray.config.loading import dump_yaml
 from fedknow_ray.config.model import RunConfig
+from fedknow_ray.config.paths import named_paths
 from fedknow_ray.errors import UserError
 from fedknow_ray.units import format_bytes
 
@@ -61,22 +60,6 @@ def fill_job_folder(folder: Path, name: str, config: RunConfig) -> JobFolder:
         raise UserError(f"the config {file.name} has the name of a file that it names; call one of them something else")
     file.write_text(dump_yaml(config), encoding="utf-8")
     return JobFolder(file.name, expected)
-
-
-def named_paths(value: Any, key: str = "") -> Iterator[tuple[str, Path]]:
-    """Yield each path in a config, as plain values, with its key.
-
-    >>> list(named_paths({"fleet": [{"uplink_trace": Path("a.csv"), "count": 1}]}))
-    [('fleet.0.uplink_trace', PosixPath('a.csv'))]
-    """
-    if isinstance(value, Path):
-        yield key, value
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield from named_paths(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from named_paths(item, f"{key}.{index}")
 
 
 def _write_code(folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from fedknow_ray.config.loading import dump_yaml
 from fedknow_ray.config.model import RunConfig
+from fedknow_ray.config.paths import trace_paths
 from fedknow_ray.errors import RunDirectoryError
 from fedknow_ray.results.run import Run
 from fedknow_ray.results.schema import SCHEMA_VERSION
@@ -39,6 +40,7 @@ def make_manifest(
         "versions": {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
         "digests": {
             **_config_digests(config, devices),
+            **_trace_digests(config),
             "dataset_sha256": dataset_digest(dataset),
             "initial_parameters_sha256": payload_sha256(start),
         },
@@ -102,6 +104,12 @@ def _config_digests(config: RunConfig, devices: Iterable[Device]) -> dict[str, s
         "config_sha256": sha256(dump_yaml(config).encode()).hexdigest(),
         "devices_sha256": sha256(json.dumps(profiles, sort_keys=True).encode()).hexdigest(),
     }
+
+
+def _trace_digests(config: RunConfig) -> dict[str, str]:
+    """Return one digest of all trace files, each under its key; nothing where the run reads none."""
+    traces = {key: sha256(path.read_bytes()).hexdigest() for key, path in sorted(trace_paths(config).items())}
+    return {"traces_sha256": sha256(json.dumps(traces).encode()).hexdigest()} if traces else {}
 
 
 def _device_entries(devices: Iterable[Device]) -> dict[str, Any]:

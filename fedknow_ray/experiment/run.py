@@ -221,12 +221,17 @@ def _carrier(directory: RunDirectory, prepared: Prepared, clock: HostClock, *, d
 def _made_with(manifest: Mapping[str, Any], *, own_devices: bool) -> dict[str, str]:
     """Return what bits depend on besides the config: the images, the start model, and the code that trains.
 
-    The user's own devices as well; those that ship change only with the version.
+    The user's own devices and traces as well; what ships changes only with the version.
     """
     digests, versions = manifest["digests"], manifest["versions"]
-    keys = ["dataset_sha256", "initial_parameters_sha256", *(["devices_sha256"] if own_devices else [])]
+    keys = [
+        "dataset_sha256",
+        "initial_parameters_sha256",
+        *(["devices_sha256"] if own_devices else []),
+        "traces_sha256",
+    ]
     return {
-        **{key: digests[key] for key in keys},
+        **{key: digests[key] for key in keys if key in digests},
         **{package: str(versions[package]) for package in ("fedknow-ray", "torch")},
     }
 

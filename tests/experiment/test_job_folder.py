@@ -14,7 +14,7 @@ from fedknow_ray.config.loading import dump_yaml
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import UserError
 from fedknow_ray.experiment import job_folder
-from fedknow_ray.experiment.job_folder import fill_job_folder, named_paths
+from fedknow_ray.experiment.job_folder import fill_job_folder
 from fedknow_ray.experiment.run import read_config
 
 TRACE = "time_s,bytes_per_s\n0,1000\n"
@@ -34,11 +34,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def config(*overrides: str) -> RunConfig:
     return read_config("small.yaml", overrides)
-
-
-def test_paths_are_found_wherever_they_are_in_a_config() -> None:
-    plain = {"a": Path("x"), "b": [{"c": Path("y")}, 1], "d": ({"e": None},)}
-    assert list(named_paths(plain)) == [("a", Path("x")), ("b.0.c", Path("y"))]
 
 
 def test_relative_files_keep_their_places_and_the_config_its_words(here: Path) -> None:
