@@ -27,15 +27,25 @@ PACKAGES = ("fedknow-ray", "ray", "torch", "torchvision", "numpy", "pyarrow", "s
 
 
 def make_manifest(
-    name: str, config: RunConfig, dataset: Dataset, start: Buffer, devices: Iterable[Device], backend: str
+    name: str,
+    config: RunConfig,
+    dataset: Dataset,
+    start: Buffer,
+    devices: Iterable[Device],
+    backend: str,
+    kept_bytes: int,
 ) -> dict[str, Any]:
-    """Return the manifest of a run: versions, digests, host, seed, and the devices as they were, estimates named."""
+    """Return the manifest of a run: versions, digests, host, seed, and the devices as they were, estimates named.
+
+    *kept_bytes*: what the method keeps of past tasks while the last task is learnt, as planned, of one client.
+    """
     devices = list(devices)
     return {
         "name": name,
         "schema_version": SCHEMA_VERSION,
         "seed": config.seed,
         "backend": backend,
+        "kept_bytes": kept_bytes,
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
         "digests": {

@@ -19,7 +19,7 @@ from typing import Any
 
 from fedknow_ray.config.loading import dump_yaml, load_config, resolve_run_name
 from fedknow_ray.config.model import RunConfig
-from fedknow_ray.experiment.assembly import Parts, open_data, put_together
+from fedknow_ray.experiment.assembly import Parts, last_facts, open_data, put_together
 from fedknow_ray.experiment.carrying import Carrier, PlacedExecutor
 from fedknow_ray.experiment.catalogue import CATALOGUE
 from fedknow_ray.experiment.claims import claimed
@@ -164,7 +164,8 @@ def prepare(config: RunConfig, name: str, backend: Backend, watcher: Watcher) ->
     watcher.stage(f"reading {config.scenario.dataset}")
     dataset = open_data(config)
     parts = put_together(config, dataset)
-    manifest = make_manifest(name, config, dataset, parts.start, parts.ledger.devices, backend)
+    kept_bytes = parts.ledger.method.kept_bytes(last_facts(parts.course))
+    manifest = make_manifest(name, config, dataset, parts.start, parts.ledger.devices, backend, kept_bytes)
     return Prepared(parts, manifest, _made_with(manifest, own_devices=config.devices_path is not None))
 
 

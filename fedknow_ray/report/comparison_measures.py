@@ -22,7 +22,7 @@ from fedknow_ray.metrics import (
     forgetting,
     forgetting_relative,
 )
-from fedknow_ray.metrics.transfer import negative_transfer
+from fedknow_ray.metrics.transfer import forward_transfer, negative_transfer
 from fedknow_ray.report.numbers import MODELS, Array, integration_by_task, key_numbers
 from fedknow_ray.results import Run
 
@@ -56,6 +56,8 @@ METRICS = MappingProxyType(
         "download_bytes": Metric("bytes", False),
         "virtual_time_s": Metric("s", False),
         "energy_j": Metric("J", False),
+        "peak_memory_bytes": Metric("bytes", False),
+        "kept_bytes": Metric("bytes", False),
         "wall_s": Metric("s", None),
         "host_cpu_s": Metric("s", None),
         "host_cpu_s_per_visit": Metric("s", None),
@@ -63,6 +65,7 @@ METRICS = MappingProxyType(
         "violated_share_after": Metric("share", False),
         "negative_transfer_share": Metric("share", False),
         "negative_transfer_mean": Metric("share", False),
+        "forward_transfer": Metric("share", True),
     }
 )
 """In the order of the table. A share of forgetting or transfer may be negative.
@@ -71,7 +74,16 @@ Host seconds have no better direction, and so no verdict: they depend on what el
 a past all have the seconds of the one that made it.
 """
 
-COSTS = ("upload_bytes", "download_bytes", "virtual_time_s", "energy_j", "host_cpu_s", "wall_s")
+COSTS = (
+    "upload_bytes",
+    "download_bytes",
+    "virtual_time_s",
+    "energy_j",
+    "peak_memory_bytes",
+    "kept_bytes",
+    "host_cpu_s",
+    "wall_s",
+)
 
 _OF_MATRIX: dict[str, Callable[[Array], float | None]] = {
     "average_accuracy": average_accuracy,
@@ -89,14 +101,13 @@ def measures_of(run: Run) -> dict[Measure, float]:
 
 
 def transfer_measures(accuracy: pa.Table, alone: pa.Table) -> dict[Measure, float]:
-    """Return the negative transfer of a run against the run of the same seed in which every client learns alone."""
-    transfer = negative_transfer(accuracy, alone)
-    if transfer is None:
-        return {}
-    return {
-        Measure("negative_transfer_share", "own"): transfer.share,
-        Measure("negative_transfer_mean", "own"): transfer.mean_loss,
-    }
+    """Return the transfer of a run, against the run of the same seed in which every client learns alone."""
+    transfer, forward = negative_transfer(accuracy, alone), forward_transfer(accuracy, alone)
+    found = {} if forward is None else {Measure("forward_transfer", "own"): forward}
+    if transfer is not None:
+        found[Measure("negative_transfer_share", "own")] = transfer.share
+        found[Measure("negative_transfer_mean", "own")] = transfer.mean_loss
+    return found
 
 
 _Found = Iterator[tuple[Measure, float | None]]
@@ -116,6 +127,10 @@ def _of_costs(run: Run) -> _Found:
     numbers = key_numbers(run)
     for metric in ("upload_bytes", "download_bytes", "virtual_time_s", "energy_j", "wall_s"):
         yield Measure(metric), numbers[metric]
+    peaks = run.visits["peak_memory_bytes"]
+    yield Measure("peak_memory_bytes"), None if peaks.null_count else pc.max(peaks).as_py()
+    # runs made before there was such a figure do not have it
+    yield Measure("kept_bytes"), run.manifest.get("kept_bytes")
     yield Measure("host_cpu_s"), pc.sum(run.visits["host_cpu_s"]).as_py()
     trained = run.visits.filter(pc.equal(run.visits["kind"], "train"))
     by_task = trained.group_by("task_index").aggregate([("host_cpu_s", "mean")]).to_pylist()

@@ -247,9 +247,9 @@ def _transfer(numbers: ComparisonNumbers) -> list[Section]:
         return []
     text = (
         "Clients whose own model ends less accurate than with <code>local</code>, the same data and the same seed, "
-        "where every client learns alone."
+        "where every client learns alone. Forward transfer is what later tasks gain over that, right after learning."
     )
-    return [Section("Negative transfer", text, below=transfer_table(numbers))]
+    return [Section("Transfer", text, below=transfer_table(numbers))]
 
 
 def _missing(numbers: ComparisonNumbers) -> list[Section]:

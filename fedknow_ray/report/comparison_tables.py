@@ -26,10 +26,21 @@ _FORMATS: dict[str, Callable[[float], str]] = {
     "download_bytes": format_bytes,
     "virtual_time_s": format_duration,
     "energy_j": format_energy,
+    "peak_memory_bytes": format_bytes,
+    "kept_bytes": format_bytes,
     "host_cpu_s": format_duration,
     "wall_s": format_duration,
 }
-_COST_NAMES = ("uploaded", "downloaded", "virtual time", "energy", "host CPU time", "host wall time")
+_COST_NAMES = (
+    "uploaded",
+    "downloaded",
+    "virtual time",
+    "energy",
+    "most memory of a client",
+    "kept a client of past tasks",
+    "host CPU time",
+    "host wall time",
+)
 
 
 def case_key(numbers: ComparisonNumbers, label: str) -> str:
@@ -145,14 +156,27 @@ def pair_matrix(numbers: ComparisonNumbers, model: str) -> str:
 
 
 def transfer_table(numbers: ComparisonNumbers) -> str:
-    """Return whom federation hurts, for the cases that can be compared with learning alone."""
+    """Return whom federation hurts and what it gives, for the cases that can be compared with learning alone."""
+    forward = Measure("forward_transfer", "own")
     share, loss = Measure("negative_transfer_share", "own"), Measure("negative_transfer_mean", "own")
     rows = [
-        (label, [_judged_cell(numbers, label, share), _share_cell(numbers.interval(label, loss))])
+        (
+            label,
+            [
+                _judged_cell(numbers, label, share),
+                _share_cell(numbers.interval(label, loss)),
+                _judged_cell(numbers, label, forward),
+            ],
+        )
         for label in numbers.labels
         if numbers.values(label, share)
     ]
-    head = ["case", "clients that federation hurts", "accuracy that they lose, mean over all clients"]
+    head = [
+        "case",
+        "clients that federation hurts",
+        "accuracy that they lose, mean over all clients",
+        "forward transfer",
+    ]
     return _table(numbers, "Against the same clients that learn alone", head, rows)
 
 

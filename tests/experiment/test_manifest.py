@@ -34,7 +34,7 @@ def config(tmp_path: Path) -> RunConfig:
 
 def make(config: RunConfig) -> dict:
     devices = [DEVICES.get(name) for name in config.devices]
-    return make_manifest("small", config, DIGITS, START, devices, "local")
+    return make_manifest("small", config, DIGITS, START, devices, "local", 0)
 
 
 def test_it_is_plain_json(config: RunConfig):
@@ -88,7 +88,7 @@ def test_another_number_of_a_device_is_another_digest(config: RunConfig):
     nano, pi = (DEVICES.get(name) for name in ("jetson-nano", "raspberry-pi-4-4gb"))
     slower = replace(nano, figures={**nano.figures, "busy_w": replace(nano.figures["busy_w"], value=9.0)})
     first, again, other = (
-        make_manifest("small", config, DIGITS, START, devices, "local")["digests"]["devices_sha256"]
+        make_manifest("small", config, DIGITS, START, devices, "local", 0)["digests"]["devices_sha256"]
         for devices in ([nano, pi], [pi, nano, nano], [slower, pi])
     )
     assert first == again != other

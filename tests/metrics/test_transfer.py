@@ -1,11 +1,11 @@
-"""Negative transfer, counted by hand on three clients."""
+"""Transfer, counted by hand on three clients."""
 
 from __future__ import annotations
 
 import pytest
 from test_continual import TWO_CLIENTS, table_of
 
-from fedknow_ray.metrics.transfer import final_accuracies, negative_transfer
+from fedknow_ray.metrics.transfer import final_accuracies, forward_transfer, negative_transfer
 
 ALONE = table_of((0, "own", 0, 0, 50, 100), (1, "own", 0, 0, 80, 100), (2, "own", 0, 0, 60, 100))
 
@@ -38,3 +38,18 @@ def test_global_model_does_not_count():
 def test_nobody_is_hurt_by_what_is_the_same():
     transfer = negative_transfer(ALONE, ALONE)
     assert (transfer.share, transfer.mean_loss) == (0, 0)
+
+
+def test_forward_transfer_is_what_later_tasks_gain_right_after_learning():
+    """Client 0 from 0.5 to 0.75, client 1 from 0.6 to 0.5; the first task and what is forgotten do not count."""
+    rows = [(0, "own", 0, 0, 9, 10), (0, "own", 1, 0, 1, 10), (1, "own", 0, 0, 9, 10), (1, "own", 1, 0, 9, 10)]
+    together = table_of(*rows, (0, "own", 1, 1, 3, 4), (1, "own", 1, 1, 5, 10))
+    alone = table_of(*rows, (0, "own", 1, 1, 2, 4), (1, "own", 1, 1, 6, 10))
+    assert forward_transfer(together, alone) == pytest.approx((0.25 - 0.1) / 2)
+
+
+def test_forward_transfer_needs_a_later_task_that_both_have_scored():
+    one = table_of((0, "own", 0, 0, 1, 2), (0, "own", 1, 1, 1, 2))
+    assert forward_transfer(one, ALONE) is None
+    assert forward_transfer(ALONE, ALONE) is None
+    assert forward_transfer(one, one) == 0

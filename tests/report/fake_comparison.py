@@ -29,13 +29,15 @@ class FakeRun:
     checked: int | None = None
     finished: bool = True
     models: tuple[str, ...] = MODELS
+    memory_bytes: int | None = None
+    kept_bytes: int | None = None
 
 
 def write_fake_run(path: Path, fake: FakeRun) -> None:
     """Write the run into *path*: a visit of each client in each task, 100 bytes up and 200 down."""
     directory = RunDirectory.create(path)
     directory.write_config("seed: 1\n")
-    directory.write_manifest({})
+    directory.write_manifest({} if fake.kept_bytes is None else {"kept_bytes": fake.kept_bytes})
     store = ResultStore(directory)
     for task in range(2):
         store.append(_visit(client, task, fake) for client in range(CLIENTS))
@@ -66,7 +68,7 @@ def _visit(client: int, task: int, fake: FakeRun) -> VisitRow:
         upload_bytes=100,
         flops=1,
         moved_bytes=1,
-        peak_memory_bytes=None,
+        peak_memory_bytes=fake.memory_bytes and fake.memory_bytes + 100 * task + client,
         energy_j=None,
         loss=1.0,
         integrated_steps=checked,

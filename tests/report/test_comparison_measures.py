@@ -46,6 +46,12 @@ def test_every_figure_of_a_run_by_hand(measured):
     assert measured(old=45, new=65, cpu_s=0.5) == pytest.approx(expected)
 
 
+def test_memory_is_the_most_of_any_visit_and_what_is_kept_is_the_manifests(measured):
+    """1000 B in the first task's visits, 100 B more in the second's, and a byte more for the second client."""
+    found = measured(old=45, new=65, memory_bytes=1000, kept_bytes=64)
+    assert (found[Measure("peak_memory_bytes")], found[Measure("kept_bytes")]) == (1101, 64)
+
+
 def test_violated_steps_before_and_after_are_shares_of_the_checked_ones(measured):
     """4 of 8 steps before the change, 1 of 8 after, in the second task alone."""
     shares = {measure: value for measure, value in measured(old=45, new=65, checked=8).items() if "share" in measure[0]}
