@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 from fedknow_ray.errors import RunDirectoryError
 from fedknow_ray.results.schema import HOST_EVENTS, ROW_TYPES, TABLES, Row
 
+#: Pieces of a table in memory. Each flush adds one, and one of 5 visits takes 33 kB beside its rows.
+MOST_CHUNKS = 50
 CONFIG_FILE, MANIFEST_FILE, SUMMARY_FILE = "config.yaml", "manifest.json", "summary.json"
 
 
@@ -205,7 +207,7 @@ class ResultStore:
             pending = self._pending[table]
             if not pending and table not in self._unwritten:
                 continue
-            whole = self.table(table)
+            whole = _compact(self.table(table))
             write_atomically(self._path / f"{table}.parquet", to_parquet(whole))
             # one assignment each, new list first: Ctrl-C in between must not leave rows that would be written twice
             self._pending[table], self._tables[table] = [], whole
@@ -221,6 +223,11 @@ class ResultStore:
 
 
 _REQUIRED = {table: [field.name for field in schema if not field.nullable] for table, schema in TABLES.items()}
+
+
+def _compact(table: pa.Table) -> pa.Table:
+    """Return a table in one piece if it has come to many; a copy each so many flushes costs less than the pieces do."""
+    return table.combine_chunks() if table.column(0).num_chunks > MOST_CHUNKS else table
 
 
 def _of_the_host(events: pa.Table) -> pa.Table:

@@ -218,3 +218,16 @@ def test_a_stream_whose_block_raises_leaves_the_old_file(tmp_path):
         raise KeyboardInterrupt
     assert (tmp_path / "a.txt").read_bytes() == b"old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_table_of_many_flushes_comes_to_few_pieces_and_keeps_its_rows(directory, monkeypatch):
+    """Three pieces at most: 7 flushes of one event each."""
+    monkeypatch.setattr("fedknow_ray.results.store.MOST_CHUNKS", 3)
+    store = ResultStore(directory)
+    events = [dataclasses.replace(EVENT, time_s=float(number)) for number in range(7)]
+    for event in events:
+        store.append(event)
+        store.flush()
+        assert store._tables["events"].column("time_s").num_chunks <= 3
+    assert store.table("events")["time_s"].to_pylist() == [event.time_s for event in events]
+    assert pq.read_table(directory.path / "events.parquet").equals(store.table("events"))
