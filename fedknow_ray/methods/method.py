@@ -107,7 +107,8 @@ class Outcome:
 
     *integrated_steps* steps whose gradient was checked against past tasks, None where none was; *violated_steps* those
     that it had to change. *notes* goes into the events table as JSON. *past_heads*: the head rows (R, F + 1) of each
-    past task as they are now, where the visit trained them.
+    past task as they are now, where the visit trained them. *sent_S*: the features that a training visit sends where
+    they are not the client's own model, None where they are; the network is left as the own model in either case.
     """
 
     memory: Any
@@ -116,6 +117,7 @@ class Outcome:
     violated_steps: int | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
     past_heads: tuple[NDArray[np.float32], ...] | None = None
+    sent_S: NDArray[np.float32] | None = None
 
 
 class Method(ABC):
