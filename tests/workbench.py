@@ -7,7 +7,7 @@ without dropout, `NORMED` has batch normalisation. `Bench` makes visits of one m
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -161,12 +161,21 @@ class Bench:
         **evicted: int,
     ) -> VisitOrder:
         """*evicted*: `evicted_tasks` and `newly_evicted` of the facts, if not 0."""
-        facts = VisitFacts(client_id, task_index, round_index, self.images, CLASSES, trained, **evicted)
+        past = (self.images,) * task_index
+        facts = VisitFacts(
+            client_id, task_index, round_index, self.images, CLASSES, trained, past_images=past, **evicted
+        )
         return VisitOrder(kind, facts, seed=1)
 
     def data(self, order: VisitOrder) -> TaskData:
-        facts = order.facts
-        return task_data(100 * facts.client_id + facts.task_index, images=self.images, task_index=facts.task_index)
+        data = self._data(order.client_id, order.facts.task_index)
+        if not self.method.sees_past_data:
+            return data
+        past = tuple(self._data(order.client_id, task_index) for task_index in range(order.facts.task_index))
+        return replace(data, past=past)
+
+    def _data(self, client_id: int, task_index: int) -> TaskData:
+        return task_data(100 * client_id + task_index, images=self.images, task_index=task_index)
 
     def visit(
         self, kind: VisitKind, task_index: int = 0, **where: Any

@@ -232,6 +232,7 @@ def last_facts(course: Course) -> VisitFacts:
         classes=course.classes,
         trained_this_task=True,
         test_images=max(map(sum, course.test_images)),
+        past_images=max(course.images, key=sum),
     )
 
 

@@ -29,7 +29,7 @@ from fedknow_ray.results.schema import TABLES
 from fedknow_ray.results.store import replacing
 from fedknow_ray.transport.payload import Buffer
 
-MAGIC, FORMAT_VERSION = b"fedknow-ray checkpoint ", b"4"
+MAGIC, FORMAT_VERSION = b"fedknow-ray checkpoint ", b"5"
 #: A header of a fleet of 100,000 clients is some 8 MB; no run has one of this length.
 LONGEST_HEADER_BYTES = 2**28
 OBJECTS = "objects"

@@ -129,12 +129,10 @@ def _plan_learning(order: VisitOrder, method: Method) -> Plan:
         return method.plan_train(facts)
     if order.kind is VisitKind.REFINE:
         return method.plan_refine(facts)
-    plan = method.plan_finish(facts)
-    costs, peak = method.costs, max(plan.peak_memory_bytes, method.costs.evaluation_bytes(facts))
-    if _keeps_own(order, method):
-        return Plan(costs.evaluation(facts) + plan.work, peak)
-    work = costs.head_training(facts) + costs.evaluation(facts) + plan.work
-    return Plan(work, max(peak, costs.head_training_bytes(facts)))
+    plan, costs, keeps = method.plan_finish(facts), method.costs, _keeps_own(order, method)
+    work = costs.evaluation(facts) + plan.work
+    peak = max(plan.peak_memory_bytes, costs.ending_bytes(facts, trains_head=not keeps))
+    return Plan(work if keeps else costs.head_training(facts) + work, peak)
 
 
 def make_visit(
@@ -167,7 +165,8 @@ def make_visit(
         state = replace(state, head_CF=head_CF, own_S=trained.own_S)
     update = None
     if order.kind is VisitKind.TRAIN and method.federated and trained:
-        update = SharedModel(trained.own_S, None if broadcast.head_CF is None else head_CF)
+        sent_S = trained.own_S if outcome.sent_S is None else outcome.sent_S
+        update = SharedModel(sent_S, None if broadcast.head_CF is None else head_CF)
     return replace(state, memory=outcome.memory), update, _report(learner, outcome)
 
 

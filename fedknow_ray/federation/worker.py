@@ -170,7 +170,17 @@ class ClientWorker:
         scenario, client_id, task_index = self._assembly.scenario, facts.client_id, facts.task_index
         data = self._data(self._dataset.train, scenario.train_indices(client_id, task_index), client_id, task_index)
         past = tuple(scenario.class_rows(client_id, earlier) for earlier in range(task_index))
-        return replace(data, past_rows=past)
+        return replace(data, past_rows=past, past=self._past_data(client_id, task_index))
+
+    def _past_data(self, client_id: int, task_index: int) -> tuple[TaskData, ...]:
+        """Return the training data of a client's earlier tasks, oldest first; none unless the method sees it."""
+        if not self._method.sees_past_data:
+            return ()
+        images, scenario = self._dataset.train, self._assembly.scenario
+        return tuple(
+            self._data(images, scenario.train_indices(client_id, earlier), client_id, earlier)
+            for earlier in range(task_index)
+        )
 
     def _test_data(self, client_id: int, task_index: int) -> TaskData:
         indices = self._assembly.scenario.test_indices(client_id, task_index)

@@ -126,8 +126,12 @@ class StepCosts:
 
     def training_bytes(self, facts: VisitFacts) -> int:
         """The most that plain training holds: resident, gradients, optimizer state, activations of one batch."""
-        trainable = FLOAT_BYTES * self._trainable(facts.classes)
-        return self.resident_bytes(facts) + self._copies() * trainable + self.activation_bytes(facts.images)
+        optimizer = self.optimizer_bytes(self._trainable(facts.classes))
+        return self.resident_bytes(facts) + optimizer + self.activation_bytes(facts.images)
+
+    def optimizer_bytes(self, values: int) -> int:
+        """What there is to train so many values, besides these: their gradient and the optimizer's state."""
+        return self._copies() * FLOAT_BYTES * values
 
     def activation_bytes(self, images: int) -> int:
         """Activations of one batch of so many images. A pass that keeps none for a backward pass holds fewer: there is
@@ -138,13 +142,17 @@ class StepCosts:
         """The most that training of the head alone holds: resident, the features' output of all images, and the
         activations of a batch on the way to it, or gradients and optimizer state of the head after it."""
         outputs = FLOAT_BYTES * facts.images * self.footprint.F
-        head = FLOAT_BYTES * facts.classes * (self.footprint.F + 1)
-        return self.resident_bytes(facts) + outputs + max(self.activation_bytes(facts.images), self._copies() * head)
+        optimizer = self.optimizer_bytes(facts.classes * (self.footprint.F + 1))
+        return self.resident_bytes(facts) + outputs + max(self.activation_bytes(facts.images), optimizer)
 
     def evaluation_bytes(self, facts: VisitFacts) -> int:
         """The most that evaluation holds: resident, and one batch of test images with its activations."""
         n = min(self.training.batch_size, facts.test_images)
         return self.resident_bytes(facts) + n * self.footprint.input_bytes + self.activation_bytes(n)
+
+    def ending_bytes(self, facts: VisitFacts, *, trains_head: bool) -> int:
+        """The most that the end of a task holds where the method does nothing more."""
+        return max(self.evaluation_bytes(facts), self.head_training_bytes(facts) if trains_head else 0)
 
     def _copies(self) -> int:
         """Return how many values there are for each trained one besides itself: its gradient, its states."""

@@ -42,6 +42,7 @@ class VisitFacts:
     *images* training images of the client for this task; *classes* head rows of one task; *task_index* is also the
     number of past tasks. *trained_this_task*: the client has had a training visit in this task. *test_images* of the
     client in the tasks learnt so far, this one included: what it evaluates its model on at the end of the task.
+    *past_images* training images of the client in each of its earlier tasks, oldest first.
     *evicted_tasks* of its oldest past tasks the client knows nothing any more (`Method.evicts`); *newly_evicted* of
     them are gone since its last training visit in this task: 0 where it had none, and in visits of other kinds.
     """
@@ -55,6 +56,7 @@ class VisitFacts:
     test_images: int = 0
     evicted_tasks: int = 0
     newly_evicted: int = 0
+    past_images: tuple[int, ...] = ()
 
     @property
     def remembered_tasks(self) -> int:
@@ -68,7 +70,8 @@ class TaskData:
 
     *images_NHWC* uint8 (or float32, if normalised already), *labels_N* int64 from 0 within the task, *rows* the task's
     head rows. *past_rows* those of the tasks learnt before, oldest first, and *past_heads* what these rows (R, F + 1)
-    hold as the visit starts: they stay as they are while this task is learnt.
+    hold as the visit starts: they stay as they are while this task is learnt. *past* the data of those tasks, empty
+    unless the method sees it (`Method.sees_past_data`).
     """
 
     images_NHWC: NDArray[Any]
@@ -76,6 +79,7 @@ class TaskData:
     rows: range
     past_rows: tuple[range, ...] = ()
     past_heads: tuple[NDArray[np.float32], ...] = ()
+    past: tuple[TaskData, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,8 @@ class Outcome:
 
     *integrated_steps* steps whose gradient was checked against past tasks, None where none was; *violated_steps* those
     that it had to change. *notes* goes into the events table as JSON. *past_heads*: the head rows (R, F + 1) of each
-    past task as they are now, where the visit trained them.
+    past task as they are now, where the visit trained them. *sent_S*: the features that a training visit sends where
+    they are not the client's own model, None where they are; the network is left as the own model in either case.
     """
 
     memory: Any
@@ -116,6 +121,7 @@ class Outcome:
     violated_steps: int | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
     past_heads: tuple[NDArray[np.float32], ...] | None = None
+    sent_S: NDArray[np.float32] | None = None
 
 
 class Method(ABC):
@@ -126,6 +132,9 @@ class Method(ABC):
     federated: ClassVar[bool] = True
     #: The dataclasses that a `ClientState.memory` is made of, those inside others too; see CONTRIBUTING.md.
     memory_types: ClassVar[tuple[type, ...]] = ()
+    #: Whether a visit is given the images of earlier tasks again, in `TaskData.past`. That is against the rules of
+    #: continual learning: only for a bound on what these can reach.
+    sees_past_data: ClassVar[bool] = False
 
     def __init__(self, hyper: BaseModel, training: TrainingConfig, costs: StepCosts) -> None:
         self.hyper = hyper

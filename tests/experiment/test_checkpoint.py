@@ -151,8 +151,8 @@ def test_other_images_under_the_same_name_are_refused(saved: Path, tmp_path: Pat
         (lambda data: b"PAR1" + data, "is not a checkpoint of fedknow-ray"),
         (lambda data: b"", "is not a checkpoint of fedknow-ray"),
         (
-            lambda data: data.replace(b"checkpoint 4", b"checkpoint 5", 1),
-            "has checkpoint format 5, this program reads 4",
+            lambda data: data.replace(b"checkpoint 5", b"checkpoint 6", 1),
+            "has checkpoint format 6, this program reads 5",
         ),
         (lambda data: data[:-10], "is broken"),
         (lambda data: data[:30], "is broken"),

@@ -40,7 +40,7 @@ from fedknow_ray.results.objects import ObjectFolder
 from fedknow_ray.results.schema import TABLES
 from fedknow_ray.simulation.work import Work, WorkItem
 
-ORDER = VisitOrder(VisitKind.TRAIN, VisitFacts(1, 2, 3, 40, 2, True, 5, 1, 1), 7)
+ORDER = VisitOrder(VisitKind.TRAIN, VisitFacts(1, 2, 3, 40, 2, True, 5, 1, 1, (30, 20)), 7)
 LATER = VisitOrder(VisitKind.FINISH_TASK, VisitFacts(0, 2, 4, 40, 2, False), 7)
 REPORT = VisitReport(Work((WorkItem("train", 3, 4, 5, 6),)), 0.1 + 0.2, None, 2, 10, 20, 1.5, 1.25, {"x": 0.1}, "norm")
 STATE = SchedulerState(
@@ -97,7 +97,7 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path):
 def test_the_text_can_be_read_with_a_pager(tmp_path: Path):
     write_small(tmp_path / "a.ckpt")
     first, second, third = (tmp_path / "a.ckpt").read_text().splitlines()
-    assert first == "fedknow-ray checkpoint 4"
+    assert first == "fedknow-ray checkpoint 5"
     assert json.loads(second)["state"]["steps"] == 17
     assert len(third) == 64
 
@@ -200,7 +200,7 @@ def test_a_text_of_any_content_under_a_digest_that_holds_is_refused(change: Any,
 
 
 def test_text_that_is_no_json_is_refused(tmp_path: Path):
-    text = b"fedknow-ray checkpoint 4\n" + b"[" * 100_000 + b"\n"
+    text = b"fedknow-ray checkpoint 5\n" + b"[" * 100_000 + b"\n"
     (tmp_path / "a.ckpt").write_bytes(text + sha256(text).hexdigest().encode() + b"\n")
     with pytest.raises(CheckpointError, match="is no checkpoint that this program has written"):
         read_header(tmp_path / "a.ckpt")

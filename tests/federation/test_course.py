@@ -18,9 +18,14 @@ COURSE = Course(
 def test_a_visit_has_the_test_images_of_all_tasks_learnt_so_far():
     """Of client 1: 8 after task 0, 8 + 16 after task 1."""
     facts = COURSE.facts(1, 1, 0, trained_this_task=True)
-    assert facts == VisitFacts(1, 1, 0, images=21, classes=5, trained_this_task=True, test_images=24)
+    assert facts == VisitFacts(1, 1, 0, images=21, classes=5, trained_this_task=True, test_images=24, past_images=(11,))
     assert COURSE.facts(1, 0, 0, trained_this_task=True).test_images == 8
     assert COURSE.facts(0, 2, 0, trained_this_task=False).test_images == 7
+
+
+def test_a_visit_knows_how_many_images_the_client_had_in_each_earlier_task():
+    assert COURSE.facts(0, 0, 0, trained_this_task=True).past_images == ()
+    assert COURSE.facts(1, 2, 0, trained_this_task=False).past_images == (11, 21)
 
 
 def test_clients_are_counted_from_0():

@@ -46,6 +46,18 @@ def test_training_sends_the_own_features():
     np.testing.assert_array_equal(update.features_S, bench.state().own_S)
 
 
+def test_other_features_than_the_own_are_sent_where_the_method_says_so(monkeypatch: pytest.MonkeyPatch):
+    """The client's own model is what the network holds, and the head that is sent is its own."""
+    bench = Bench("fedavg", spec=NORMED, head_global=True)
+    train, others_S = bench.method.train, np.full_like(bench.broadcast.features_S, 0.5)
+    monkeypatch.setattr(bench.method, "train", lambda *visit: replace(train(*visit), sent_S=others_S))
+    _, update, _ = bench.visit(VisitKind.TRAIN)
+    np.testing.assert_array_equal(update.features_S, others_S)
+    np.testing.assert_array_equal(update.head_CF, bench.state().head_CF)
+    np.testing.assert_array_equal(bench.state().own_S, bench.learner.network.state())
+    assert not np.array_equal(bench.state().own_S, others_S)
+
+
 def test_a_local_head_goes_on_from_the_clients_own():
     bench = Bench("fedavg", config=STILL)
     bench.states[0] = replace(bench.state(), head_CF=bench.head_CF + 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from workbench import TINY, training
@@ -10,7 +13,9 @@ from fedknow_ray.config.model import FleetEntry, MethodConfig, RunConfig, Scenar
 from fedknow_ray.federation.visit import SharedModel, VisitKind, VisitOrder
 from fedknow_ray.federation.worker import Assembly, ClientWorker
 from fedknow_ray.methods.catalogue import METHODS
-from fedknow_ray.methods.method import Hyperparameters, VisitFacts
+from fedknow_ray.methods.fedavg import FedAvg
+from fedknow_ray.methods.learner import Learner
+from fedknow_ray.methods.method import ClientState, Hyperparameters, Outcome, TaskData, VisitFacts
 from fedknow_ray.models.network import initial_model
 from fedknow_ray.scenario.datasets import load_dataset
 from fedknow_ray.scenario.scenario import build_scenario
@@ -94,6 +99,43 @@ def test_a_shuffled_client_learns_the_rows_of_its_own_task():
     head_CF = worker._state(other_way[0]).head_CF
     moved = np.any(head_CF != decode(start)["head"], axis=1)
     assert moved.tolist() == [False, False, True, True]
+
+
+class Watched(FedAvg):
+    """FedAvg that shows what data its visits are given."""
+
+    given: ClassVar[list[TaskData]] = []
+
+    def train(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
+        self.given.append(data)
+        return super().train(learner, state, data, facts)
+
+
+class Seeing(Watched):
+    """The same, and it sees the past."""
+
+    sees_past_data = True
+
+
+def second_task(method: type[Watched]) -> tuple[TaskData, np.ndarray]:
+    """What a client is given in its second task, which is task 0 of the run, and its images of the first, task 1."""
+    assembly, (start, broadcast) = replace(make_assembly(task_order="shuffled"), method=method), start_model()
+    client_id = next(c for c in range(3) if assembly.scenario.task_id(c, 0) == 1)
+    ClientWorker(assembly, DIGITS, start, [client_id]).visit(order(assembly, client_id, 1), broadcast)
+    return method.given.pop(), assembly.scenario.train_indices(client_id, 0)
+
+
+def test_a_method_that_sees_the_past_is_given_the_images_of_earlier_tasks_with_labels_and_rows():
+    data, first = second_task(Seeing)
+    (past,) = data.past
+    np.testing.assert_array_equal(past.images_NHWC, DIGITS.train.images[first])
+    np.testing.assert_array_equal(past.labels_N, DIGITS.train.labels[first] - 2)
+    assert (data.rows, past.rows, past.past) == (range(2), range(2, 4), ())
+
+
+def test_any_other_method_is_given_none_of_them():
+    data, _ = second_task(Watched)
+    assert (data.past, data.past_rows) == ((), (range(2, 4),))
 
 
 def test_a_start_without_a_head_is_refused():
