@@ -182,7 +182,7 @@ def test_the_excerpts_of_the_design_have_the_signatures_of_the_code(kind: type) 
 
 def test_the_methods_page_has_every_method_and_default() -> None:
     page = text_of("docs/methods.md")
-    for name in ("fedavg", "fedknow", "local"):
+    for name in METHODS.names():
         assert f"## `{name}`" in page
         for key, field in METHODS.get(name).hyperparameters.model_fields.items():
             default = f"`{field.default}`" if isinstance(field.default, str) else str(field.default)
