@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from workbench import NORMED, Bench, make_learner, steps_of, task_data, training
+from torch.utils.flop_counter import FlopCounterMode
+from workbench import DRY, NORMED, Bench, make_learner, steps_of, task_data, training
 
 from fedknow_ray.config.model import AdamOptimizer, SgdOptimizer
-from fedknow_ray.federation.visit import VisitKind
+from fedknow_ray.federation.visit import VisitKind, plan_visit
 from fedknow_ray.methods.learner import Batch, Learner
 from fedknow_ray.methods.method import ClientState, VisitFacts
 
@@ -79,3 +80,14 @@ def trained_on_the_quadratic(
     bench.method.train(learner, ClientState(bench.head_CF, memory=memory), task_data(task_index=1), facts)
     assert torch.equal(learner.network.theta[2:], start[2:]), "the others have no gradient and are where they were"
     return start[:2].double().numpy(), learner.network.theta[:2].double().numpy(), learner
+
+
+def flops_are_those_that_torch_counts(name: str, hyper: dict[str, Any], tasks: int = 3) -> None:
+    """Of each visit of a client's life: every product of it, none forgotten, none invented."""
+    bench, own = Bench(name, hyper, spec=DRY), []
+    for task_index in range(tasks):
+        for kind, trained in ((VisitKind.TRAIN, False), (VisitKind.TRAIN, True), (VisitKind.FINISH_TASK, True)):
+            with FlopCounterMode(display=False) as counter:
+                order, _, _ = bench.visit(kind, task_index, trained=trained)
+            own.append((counter.get_total_flops(), plan_visit(order, bench.method).work.flops))
+    assert [counted for counted, _ in own] == [planned for _, planned in own]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from laws import flops_are_those_that_torch_counts
 from torch import Tensor
 from workbench import CLASSES, NORMED, TINY, Bench, flat_gradient, make_learner, steps_of, task_data, twin_of
 
@@ -109,3 +110,8 @@ def test_a_client_that_knows_nothing_of_its_past_trains_as_fedavg(name: str):
     for each in (bench, fedavg):
         each.visit(VisitKind.TRAIN, 2)
     np.testing.assert_array_equal(bench.state().own_S, fedavg.state().own_S)
+
+
+@pytest.mark.parametrize("name", ["ewc", "mas"])
+def test_planned_flops_are_those_that_torch_counts(name: str):
+    flops_are_those_that_torch_counts(name, {})
