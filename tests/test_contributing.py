@@ -25,8 +25,8 @@ from fedknow_ray.experiment.run import execute
 small = {"scenario.tasks": 1, "training.rounds_per_task": 1, "training.local_epochs": 1}
 methods = {
     "fedavg": {"name": "fedavg"},
-    "free": {"name": "fedprox", "mu": 0.0},
-    "held": {"name": "fedprox", "mu": 10.0},
+    "free": {"name": "clipped", "longest": 1e9},
+    "held": {"name": "clipped", "longest": 1e-3},
 }
 digests = {}
 for key, method in methods.items():
@@ -44,12 +44,12 @@ def blocks(language: str) -> list[str]:
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder that holds the example method as an installed package would: its file and its entry point."""
     folder = tmp_path_factory.mktemp("plugin")
-    (folder / "fedprox.py").write_text(blocks("python")[0], encoding="utf-8")
+    (folder / "clipped.py").write_text(blocks("python")[0], encoding="utf-8")
     group, line = blocks("toml")[0].splitlines()
     assert group == '[project.entry-points."fedknow_ray.methods"]'
-    metadata = folder / "fedprox_example-1.0.dist-info"
+    metadata = folder / "clipped_example-1.0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: fedprox-example\nVersion: 1.0\n", encoding="utf-8")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: clipped-example\nVersion: 1.0\n", encoding="utf-8")
     entry = line.replace('"', "")
     (metadata / "entry_points.txt").write_text(f"[fedknow_ray.methods]\n{entry}\n", encoding="utf-8")
     return folder
@@ -64,7 +64,7 @@ def run_with(plugin: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def digests(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the final global model's digest of FedAvg, FedProx without its term, and FedProx with a strong one."""
+    """Return the final global model's digest of FedAvg, the example with a bound that binds nowhere, and with a tight one."""
     out = run_with(plugin, "-c", RUNS, str(ROOT / "configs" / "quickstart.yaml"), str(tmp_path_factory.mktemp("runs")))
     found: dict[str, str] = json.loads(out.splitlines()[-1])
     return found
@@ -72,14 +72,14 @@ def digests(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 def test_the_example_method_is_found_by_its_entry_point(plugin: Path) -> None:
     names = json.loads(run_with(plugin, "-m", "fedknow_ray", "list", "methods", "--json"))
-    assert "fedprox" in names
+    assert "clipped" in names
 
 
-def test_the_example_method_with_no_term_is_fedavg_to_the_bit(digests: dict[str, str]) -> None:
+def test_the_example_method_whose_bound_binds_nowhere_is_fedavg_to_the_bit(digests: dict[str, str]) -> None:
     assert digests["free"] == digests["fedavg"]
 
 
-def test_the_example_methods_term_changes_the_model(digests: dict[str, str]) -> None:
+def test_the_example_methods_bound_changes_the_model(digests: dict[str, str]) -> None:
     assert digests["held"] != digests["fedavg"]
 
 

@@ -106,6 +106,11 @@ class Learner:
         """Optimizer steps that this visit has made so far."""
         return self._optimizer.steps
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the coming optimizer step."""
+        return self._optimizer.rate
+
     def optimize(self) -> None:
         """Make one optimizer step with the gradient that is there."""
         self._optimizer.step()
@@ -221,9 +226,14 @@ class DecayingOptimizer:
                 fused=True,
             )
 
+    @property
+    def rate(self) -> float:
+        """The rate of the coming step."""
+        return self._chosen.lr / (1 + self._chosen.lr_decay * self.steps)
+
     def step(self) -> None:
         """Make one step with the gradient that is there."""
         for group in self._optimizer.param_groups:
-            group["lr"] = self._chosen.lr / (1 + self._chosen.lr_decay * self.steps)
+            group["lr"] = self.rate
         self._optimizer.step()
         self.steps += 1

@@ -22,6 +22,8 @@ from fedknow_ray.simulation.work import Work
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in METHODS.names()},
     "fedavg/final": ("fedavg", {"own_model": "final"}),
+    "ewc/labels final": ("ewc", {"fisher": "labels", "own_model": "final"}),
+    "ags_cl/final": ("ags_cl", {"sparsity": 0.1, "own_model": "final"}),
     "fedknow/last_visit": ("fedknow", {"own_model": "last_visit"}),
     "fedknow/k=1": ("fedknow", {"signature_tasks": 1}),
     "fedknow/k=2 random": ("fedknow", {"signature_tasks": 2, "selection": "random"}),
