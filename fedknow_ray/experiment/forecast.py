@@ -258,9 +258,9 @@ def _kinds(ledger: Ledger) -> list[VisitKind]:
 
 def _facts(course: Course, client_ids: Sequence[int], task_index: int) -> list[VisitFacts]:
     """Return the facts of all visits that clients of one device can make in a task, but for those that are alike."""
-    unlike: dict[tuple[int, int], int] = {}
+    unlike: dict[tuple[tuple[int, ...], int], int] = {}
     for client_id in client_ids:
-        sizes = course.images[client_id][task_index], sum(course.test_images[client_id][: task_index + 1])
+        sizes = course.images[client_id][: task_index + 1], sum(course.test_images[client_id][: task_index + 1])
         unlike.setdefault(sizes, client_id)
     return [
         course.facts(client_id, task_index, 0, trained_this_task=trained)

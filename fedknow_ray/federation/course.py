@@ -38,4 +38,5 @@ class Course:
             classes=self.classes,
             trained_this_task=trained_this_task,
             test_images=sum(self.test_images[client_id][: task_index + 1]),
+            past_images=self.images[client_id][:task_index],
         )

@@ -13,7 +13,8 @@ from fedknow_ray.simulation.work import Work, WorkItem
 
 def plain_order(order: VisitOrder) -> dict[str, Any]:
     """Return an order as plain values; see `order_of`."""
-    return {"kind": str(order.kind), "facts": asdict(order.facts), "seed": order.seed}
+    facts = {**asdict(order.facts), "past_images": list(order.facts.past_images)}
+    return {"kind": str(order.kind), "facts": facts, "seed": order.seed}
 
 
 def order_of(plain: Mapping[str, Any]) -> VisitOrder:
@@ -22,7 +23,8 @@ def order_of(plain: Mapping[str, Any]) -> VisitOrder:
     Raises:
         KeyError, TypeError, ValueError: if it is none.
     """
-    return VisitOrder(VisitKind(plain["kind"]), VisitFacts(**plain["facts"]), plain["seed"])
+    facts = {**plain["facts"], "past_images": tuple(plain["facts"].get("past_images", ()))}
+    return VisitOrder(VisitKind(plain["kind"]), VisitFacts(**facts), plain["seed"])
 
 
 def plain_report(report: VisitReport) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class VisitFacts:
     client in the tasks learnt so far, this one included: what it evaluates its model on at the end of the task.
     *evicted_tasks* of its oldest past tasks the client knows nothing any more (`Method.evicts`); *newly_evicted* of
     them are gone since its last training visit in this task: 0 where it had none, and in visits of other kinds.
+    *past_images* training images that it had of each past task, oldest first; where it is empty, as many as now.
     """
 
     client_id: int
@@ -55,6 +56,12 @@ class VisitFacts:
     test_images: int = 0
     evicted_tasks: int = 0
     newly_evicted: int = 0
+    past_images: tuple[int, ...] = ()
+
+    @property
+    def images_of_remembered_tasks(self) -> tuple[int, ...]:
+        """The training images that the client had of each past task that it still has knowledge of, oldest first."""
+        return (self.past_images or (self.images,) * self.task_index)[self.evicted_tasks :]
 
     @property
     def remembered_tasks(self) -> int:

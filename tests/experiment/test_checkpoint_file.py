@@ -40,7 +40,7 @@ from fedknow_ray.results.objects import ObjectFolder
 from fedknow_ray.results.schema import TABLES
 from fedknow_ray.simulation.work import Work, WorkItem
 
-ORDER = VisitOrder(VisitKind.TRAIN, VisitFacts(1, 2, 3, 40, 2, True, 5, 1, 1), 7)
+ORDER = VisitOrder(VisitKind.TRAIN, VisitFacts(1, 2, 3, 40, 2, True, 5, 1, 1, (41, 42)), 7)
 LATER = VisitOrder(VisitKind.FINISH_TASK, VisitFacts(0, 2, 4, 40, 2, False), 7)
 REPORT = VisitReport(Work((WorkItem("train", 3, 4, 5, 6),)), 0.1 + 0.2, None, 2, 10, 20, 1.5, 1.25, {"x": 0.1}, "norm")
 STATE = SchedulerState(
