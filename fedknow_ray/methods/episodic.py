@@ -14,7 +14,6 @@ N images of a batch, M images of the memory or some of them, R head rows of a ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -92,6 +91,12 @@ def recall_item(costs: StepCosts, images: int) -> WorkItem:
 def recall_bytes(costs: StepCosts, images: int) -> int:
     """Return what so many images take in memory in a visit: as they were read, and as floats."""
     return episode_bytes(costs, images) + images * costs.footprint.input_bytes
+
+
+def past_heads_item(costs: StepCosts, phase: str, m: int, classes: int, tasks: int) -> WorkItem:
+    """Logits of m images, each under the rows of one of the past tasks, and their gradient for the features."""
+    f = costs.footprint
+    return WorkItem(phase, 1, 2 * f.head_forward_flops(m, classes), 2 * FLOAT_BYTES * tasks * classes * (f.F + 1))
 
 
 def remember(data: TaskData, task_index: int, fraction: float, order: np.random.Generator) -> Episode:
@@ -200,8 +205,3 @@ class EpisodicMethod(FedAvg):
     def recalling_bytes(self, facts: VisitFacts) -> int:
         """Return what the memory adds to the peak of a training visit."""
         return recall_bytes(self.costs, sum(self.remembered(facts)))
-
-
-def largest_batch_bytes(costs: StepCosts, images: Sequence[int]) -> int:
-    """Return the activations of the largest batch of so many images each."""
-    return max((costs.activation_bytes(count) for count in images), default=0)

@@ -26,11 +26,10 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from fedknow_ray.methods.costs import StepCosts, repeat
-from fedknow_ray.methods.episodic import EpisodicMethod, EpisodicSettings, Recall, recall_item
+from fedknow_ray.methods.episodic import EpisodicMethod, EpisodicSettings, Recall, past_heads_item, recall_item
 from fedknow_ray.methods.fedavg import FedAvg
 from fedknow_ray.methods.learner import Batch, Learner, cross_entropy_rule, head_pass
 from fedknow_ray.methods.method import ClientState, Outcome, Plan, TaskData, VisitFacts
-from fedknow_ray.models.footprint import FLOAT_BYTES
 from fedknow_ray.models.network import FlatNetwork
 from fedknow_ray.simulation.work import WorkItem
 
@@ -45,12 +44,6 @@ class ReplaySettings(EpisodicSettings):
 def joined_images(n: int, ratio: float, stored: int) -> int:
     """Return how many of the *stored* images join a batch of n."""
     return min(round(ratio * n), stored)
-
-
-def past_heads_item(costs: StepCosts, phase: str, m: int, classes: int, tasks: int) -> WorkItem:
-    """Logits of m images, each under the rows of one of the past tasks, and their gradient for the features."""
-    f = costs.footprint
-    return WorkItem(phase, 1, 2 * f.head_forward_flops(m, classes), 2 * FLOAT_BYTES * tasks * classes * (f.F + 1))
 
 
 def joined_items(costs: StepCosts, phase: str, n: int, m: int, classes: int, tasks: int) -> list[WorkItem]:
