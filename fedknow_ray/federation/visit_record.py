@@ -23,7 +23,7 @@ def order_of(plain: Mapping[str, Any]) -> VisitOrder:
     Raises:
         KeyError, TypeError, ValueError: if it is none.
     """
-    facts = {**plain["facts"], "past_images": tuple(plain["facts"]["past_images"])}
+    facts = {**plain["facts"], "past_images": tuple(plain["facts"].get("past_images", ()))}
     return VisitOrder(VisitKind(plain["kind"]), VisitFacts(**facts), plain["seed"])
 
 

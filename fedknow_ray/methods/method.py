@@ -42,9 +42,9 @@ class VisitFacts:
     *images* training images of the client for this task; *classes* head rows of one task; *task_index* is also the
     number of past tasks. *trained_this_task*: the client has had a training visit in this task. *test_images* of the
     client in the tasks learnt so far, this one included: what it evaluates its model on at the end of the task.
-    *past_images* training images of the client in each of its earlier tasks, oldest first.
     *evicted_tasks* of its oldest past tasks the client knows nothing any more (`Method.evicts`); *newly_evicted* of
     them are gone since its last training visit in this task: 0 where it had none, and in visits of other kinds.
+    *past_images* training images that it had of each past task, oldest first; where it is empty, as many as now.
     """
 
     client_id: int
@@ -57,6 +57,11 @@ class VisitFacts:
     evicted_tasks: int = 0
     newly_evicted: int = 0
     past_images: tuple[int, ...] = ()
+
+    @property
+    def images_of_remembered_tasks(self) -> tuple[int, ...]:
+        """The training images that the client had of each past task that it still has knowledge of, oldest first."""
+        return (self.past_images or (self.images,) * self.task_index)[self.evicted_tasks :]
 
     @property
     def remembered_tasks(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fedknow_ray.federation.course import Course
 from fedknow_ray.methods.method import VisitFacts
 
@@ -26,6 +28,18 @@ def test_a_visit_has_the_test_images_of_all_tasks_learnt_so_far():
 def test_a_visit_knows_how_many_images_the_client_had_in_each_earlier_task():
     assert COURSE.facts(0, 0, 0, trained_this_task=True).past_images == ()
     assert COURSE.facts(1, 2, 0, trained_this_task=False).past_images == (11, 21)
+
+
+def test_a_visit_knows_how_many_images_the_client_had_of_each_past_task():
+    facts = COURSE.facts(0, 2, 0, trained_this_task=False)
+    assert facts.images_of_remembered_tasks == (10, 20)
+    assert replace(facts, evicted_tasks=1).images_of_remembered_tasks == (20,)
+    assert COURSE.facts(0, 0, 0, trained_this_task=False).images_of_remembered_tasks == ()
+
+
+def test_where_nobody_says_past_tasks_had_as_many_images_as_now():
+    facts = VisitFacts(0, 3, 0, images=7, classes=5, trained_this_task=False, evicted_tasks=1)
+    assert facts.images_of_remembered_tasks == (7, 7)
 
 
 def test_clients_are_counted_from_0():
