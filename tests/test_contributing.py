@@ -64,7 +64,7 @@ def run_with(plugin: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def digests(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the final model's digest of FedAvg, and of the example with a bound that binds nowhere and a tight one."""
+    """Return the final global model's digest of FedAvg, the example with a loose bound, and with a tight one."""
     out = run_with(plugin, "-c", RUNS, str(ROOT / "configs" / "quickstart.yaml"), str(tmp_path_factory.mktemp("runs")))
     found: dict[str, str] = json.loads(out.splitlines()[-1])
     return found

@@ -77,7 +77,6 @@ def test_the_methods_are_named_without_torch():
         "import sys; from fedknow_ray.methods.catalogue import METHODS;print(*METHODS.names(), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    *names, with_torch = done.stdout.split()
-    assert names == sorted(names)
-    assert {"fedavg", "fedknow", "local"} <= {*names}
-    assert with_torch == "False"
+    *names, torch_is_there = done.stdout.split()
+    assert {"fedavg", "fedknow", "local", "fedprox", "ewc", "mas", "lwf", "ags_cl"} <= set(names)
+    assert torch_is_there == "False"
