@@ -16,5 +16,6 @@ if TYPE_CHECKING:
 METHODS: Registry[type[Method]] = Registry("method", "fedknow_ray.methods")
 METHODS.register("fedavg", "fedknow_ray.methods.fedavg:FedAvg")
 METHODS.register("fedknow", "fedknow_ray.methods.fedknow.fedknow:FedKnow")
+METHODS.register("fedrep", "fedknow_ray.methods.fedrep:FedRep")
 METHODS.register("joint", "fedknow_ray.methods.joint:Joint")
 METHODS.register("local", "fedknow_ray.methods.local:Local")

@@ -82,6 +82,7 @@ class Learner:
         self.log = WorkLog()
         self._optimizer = DecayingOptimizer(self.training, self.network.theta, self.network.grad)
         self._after_step: Callable[[], None] | None = None
+        self._trained_rows = self.network.rows
 
     def train(self, data: TaskData, epochs: int, rule: GradientRule) -> float:
         """Train for some epochs with a gradient rule; return the mean loss of an image. Shuffles unless told not to.
@@ -106,25 +107,38 @@ class Learner:
         """Optimizer steps that this visit has made so far."""
         return self._optimizer.steps
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the coming optimizer step."""
+        return self._optimizer.rate
+
     def optimize(self) -> None:
         """Make one optimizer step with the gradient that is there."""
         self._optimizer.step()
-        self.log.add(self.costs.optimize(self.network.rows))
+        self.log.add(self.costs.optimize(self._trained_rows))
         if self._after_step is not None:
             look, self._after_step = self._after_step, None
             look()
+
+    def freeze_head(self) -> None:
+        """Let the rest of the visit train the features alone, with a fresh optimizer: no momentum and no decay moves
+        the head rows, whatever gradient a rule gives them."""
+        weights = slice(0, self.network.P)
+        self._optimizer = DecayingOptimizer(self.training, self.network.theta[weights], self.network.grad[weights])
+        self._trained_rows = 0
 
     def after_step(self, look: Callable[[], None]) -> None:
         """Have something called once, right after the coming optimizer step."""
         self._after_step = look
 
-    def train_head(self, data: TaskData) -> float:
-        """Train the head alone for the local epochs, on the features as evaluation sees them; return the mean loss."""
+    def train_head(self, data: TaskData, epochs: int | None = None) -> float:
+        """Train the head alone, for the local epochs unless told otherwise, on the features as evaluation sees them;
+        return the mean loss."""
         z_NF = self.features_of(data.images_NHWC, "head")
         labels = torch.from_numpy(data.labels_N)
         grad = torch.zeros_like(self.network.head)
         optimizer = DecayingOptimizer(self.training, self.network.head, grad)
-        total, epochs = 0.0, self.training.local_epochs
+        total, epochs = 0.0, self.training.local_epochs if epochs is None else epochs
         for _ in range(epochs):
             for indices in self._batches(len(labels)):
                 index = torch.from_numpy(indices)
@@ -221,9 +235,14 @@ class DecayingOptimizer:
                 fused=True,
             )
 
+    @property
+    def rate(self) -> float:
+        """The rate of the coming step."""
+        return self._chosen.lr / (1 + self._chosen.lr_decay * self.steps)
+
     def step(self) -> None:
         """Make one step with the gradient that is there."""
         for group in self._optimizer.param_groups:
-            group["lr"] = self._chosen.lr / (1 + self._chosen.lr_decay * self.steps)
+            group["lr"] = self.rate
         self._optimizer.step()
         self.steps += 1
