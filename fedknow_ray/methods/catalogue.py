@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedknow_ray.methods.method import Method
 
 METHODS: Registry[type[Method]] = Registry("method", "fedknow_ray.methods")
+METHODS.register("apfl", "fedknow_ray.methods.apfl:Apfl")
 METHODS.register("fedavg", "fedknow_ray.methods.fedavg:FedAvg")
 METHODS.register("fedknow", "fedknow_ray.methods.fedknow.fedknow:FedKnow")
 METHODS.register("fedrep", "fedknow_ray.methods.fedrep:FedRep")
