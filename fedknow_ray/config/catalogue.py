@@ -6,12 +6,16 @@ The config stands below the packages that know these things, so it asks for them
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from fedknow_ray.config.model import ModelConfig, TrainingConfig
+    from fedknow_ray.config.yaml import KeyPath
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -36,6 +40,12 @@ class MethodEntry(Protocol):
     @property
     def hyperparameters(self) -> type[BaseModel]:
         """The frozen model of the method's own keys; it refuses keys that it does not know."""
+        ...
+
+    def conflicts(
+        self, hyper: BaseModel, model: ModelConfig, training: TrainingConfig
+    ) -> Iterator[tuple[KeyPath, str]]:
+        """Yield each key of a config that the method cannot go with, and why."""
         ...
 
 

@@ -50,6 +50,8 @@ def load_config(
     common = _check_common(document, faults)
     method = _check_method(document, catalogue, faults)
     _check_names_and_conflicts(document, common, catalogue, faults)
+    if method is not None:
+        _check_method_goes_with(document, method, common, catalogue, faults)
     if faults.in_order() or method is None:
         raise ConfigError(faults.in_order())
     return RunConfig(**{name: getattr(common, name) for name in CommonConfig.model_fields}, method=method)
@@ -140,6 +142,16 @@ def _check_names_and_conflicts(document: Document, common: CommonConfig, catalog
         faults.add(document.place(path), path, message)
     for conflict in list(find_conflicts(common, catalogue, faults.touches)):
         faults.add(document.place(conflict.key, *conflict.reads), conflict.key, conflict.message)
+
+
+def _check_method_goes_with(
+    document: Document, method: MethodConfig, common: CommonConfig, catalogue: Catalogue, faults: Faults
+) -> None:
+    """Look for what the method cannot go with, unless what it looks at is faulty by itself."""
+    if faults.touches(("model",)) or faults.touches(("training",)):
+        return
+    for key, message in catalogue.methods.get(method.name).conflicts(method.hyper, common.model, common.training):
+        faults.add(document.place(key, ("method", "name"), key[:1]), key, message)
 
 
 def _devices(document: Document, common: CommonConfig, catalogue: Catalogue, faults: Faults) -> Names[object] | None:

@@ -6,7 +6,7 @@ they were in the run, whatever has become of their files, unless the change is o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from fedknow_ray.config.catalogue import Catalogue
 from fedknow_ray.config.loading import load_config
-from fedknow_ray.config.model import RunConfig
+from fedknow_ray.config.model import ModelConfig, RunConfig, TrainingConfig
+from fedknow_ray.config.yaml import KeyPath
 from fedknow_ray.experiment.catalogue import DEVICES
 from fedknow_ray.experiment.manifest import recorded_device
 from fedknow_ray.methods.catalogue import METHODS
@@ -36,6 +37,12 @@ class RecordedHyperparameters(BaseModel):
 @dataclass(frozen=True, slots=True)
 class _RecordedMethod:
     hyperparameters: type[BaseModel] = RecordedHyperparameters
+
+    def conflicts(
+        self, hyper: BaseModel, model: ModelConfig, training: TrainingConfig
+    ) -> Iterator[tuple[KeyPath, str]]:
+        """Yield nothing: what the run was made with went together."""
+        yield from ()
 
 
 class _MethodNames:

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 METHODS: Registry[type[Method]] = Registry("method", "fedknow_ray.methods")
 METHODS.register("ags_cl", "fedknow_ray.methods.ags_cl:AgsCl")
+METHODS.register("apfl", "fedknow_ray.methods.apfl:Apfl")
 METHODS.register("co2l", "fedknow_ray.methods.co2l:Co2l")
 METHODS.register("ewc", "fedknow_ray.methods.ewc:Ewc")
 METHODS.register("fedavg", "fedknow_ray.methods.fedavg:FedAvg")
 METHODS.register("fedknow", "fedknow_ray.methods.fedknow.fedknow:FedKnow")
 METHODS.register("fedprox", "fedknow_ray.methods.fedprox:FedProx")
+METHODS.register("fedrep", "fedknow_ray.methods.fedrep:FedRep")
 METHODS.register("gem", "fedknow_ray.methods.gem:Gem")
 METHODS.register("joint", "fedknow_ray.methods.joint:Joint")
 METHODS.register("local", "fedknow_ray.methods.local:Local")

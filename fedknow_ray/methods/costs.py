@@ -101,12 +101,13 @@ class StepCosts:
         ]
         return repeat(step, epochs)
 
-    def head_training(self, facts: VisitFacts) -> Work:
-        """Training of the head alone: one pass for the features, then the head's steps."""
+    def head_training(self, facts: VisitFacts, epochs: int | None = None) -> Work:
+        """Training of the head alone, for the local epochs unless told otherwise: one pass for the features, then the
+        head's steps."""
         sizes = self.batches(facts.images)
         once = [self.forward("head", n, 0) for n in sizes]
         steps = [self.head_step(n, facts.classes) for n in sizes]
-        return repeat(once, 1) + repeat(steps, self.training.local_epochs)
+        return repeat(once, 1) + repeat(steps, self.training.local_epochs if epochs is None else epochs)
 
     def evaluation(self, facts: VisitFacts) -> Work:
         """One forward pass of every test image of the tasks learnt so far, each under the head rows of its task."""

@@ -82,6 +82,7 @@ class Learner:
         self.log = WorkLog()
         self._optimizer = DecayingOptimizer(self.training, self.network.theta, self.network.grad)
         self._after_step: Callable[[], None] | None = None
+        self._trained_rows = self.network.rows
 
     def train(self, data: TaskData, epochs: int, rule: GradientRule) -> float:
         """Train for some epochs with a gradient rule; return the mean loss of an image. Shuffles unless told not to.
@@ -114,22 +115,30 @@ class Learner:
     def optimize(self) -> None:
         """Make one optimizer step with the gradient that is there."""
         self._optimizer.step()
-        self.log.add(self.costs.optimize(self.network.rows))
+        self.log.add(self.costs.optimize(self._trained_rows))
         if self._after_step is not None:
             look, self._after_step = self._after_step, None
             look()
+
+    def freeze_head(self) -> None:
+        """Let the rest of the visit train the features alone, with a fresh optimizer: no momentum and no decay moves
+        the head rows, whatever gradient a rule gives them."""
+        weights = slice(0, self.network.P)
+        self._optimizer = DecayingOptimizer(self.training, self.network.theta[weights], self.network.grad[weights])
+        self._trained_rows = 0
 
     def after_step(self, look: Callable[[], None]) -> None:
         """Have something called once, right after the coming optimizer step."""
         self._after_step = look
 
-    def train_head(self, data: TaskData) -> float:
-        """Train the head alone for the local epochs, on the features as evaluation sees them; return the mean loss."""
+    def train_head(self, data: TaskData, epochs: int | None = None) -> float:
+        """Train the head alone, for the local epochs unless told otherwise, on the features as evaluation sees them;
+        return the mean loss."""
         z_NF = self.features_of(data.images_NHWC, "head")
         labels = torch.from_numpy(data.labels_N)
         grad = torch.zeros_like(self.network.head)
         optimizer = DecayingOptimizer(self.training, self.network.head, grad)
-        total, epochs = 0.0, self.training.local_epochs
+        total, epochs = 0.0, self.training.local_epochs if epochs is None else epochs
         for _ in range(epochs):
             for indices in self._batches(len(labels)):
                 index = torch.from_numpy(indices)

@@ -8,7 +8,7 @@ It plans the work of a visit exactly from its facts, and the work that is counte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from fedknow_ray.simulation.work import Work
 
 if TYPE_CHECKING:
-    from fedknow_ray.config.model import TrainingConfig
+    from fedknow_ray.config.model import ModelConfig, TrainingConfig
+    from fedknow_ray.config.yaml import KeyPath
     from fedknow_ray.methods.costs import StepCosts
     from fedknow_ray.methods.learner import Learner
 
@@ -145,6 +146,11 @@ class Method(ABC):
         self.hyper = hyper
         self.training = training
         self.costs = costs
+
+    @classmethod
+    def conflicts(cls, hyper: BaseModel, model: ModelConfig, training: TrainingConfig) -> Iterator[tuple[KeyPath, str]]:
+        """Yield each key of a config that the method cannot go with, and why: the run is refused before it starts."""
+        yield from ()
 
     @abstractmethod
     def plan_train(self, facts: VisitFacts) -> Plan:

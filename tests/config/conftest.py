@@ -15,6 +15,11 @@ from fedknow_ray.registry import Registry
 @dataclass(frozen=True)
 class Method:
     hyperparameters: type[BaseModel]
+    needs_local_head: bool = False
+
+    def conflicts(self, hyper, model, training):
+        if self.needs_local_head and model.head == "global":
+            yield ("model", "head"), f"cannot be global in {training.local_epochs} epochs"
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,10 @@ def with_own_devices(path):
 @pytest.fixture(scope="session")
 def catalogue():
     return Catalogue(
-        methods=registry("method", {"fedknow": Method(FedKnowHyper), "fedavg": Method(FedAvgHyper)}),
+        methods=registry(
+            "method",
+            {"fedknow": Method(FedKnowHyper), "fedavg": Method(FedAvgHyper), "fedrep": Method(FedAvgHyper, True)},
+        ),
         models=registry("model", {"cnn6": Network(8), "cnn6_quarter": Network(8), "resnet18": Network(32)}),
         datasets=registry("data set", DATASETS),
         devices=registry("device", {name: object() for name in DEVICES}),

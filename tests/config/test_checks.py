@@ -135,6 +135,18 @@ def test_cohorts_name_clients_that_are_there(faults_of):
     ]
 
 
+def test_what_a_method_cannot_go_with_is_told_where_it_stands(faults_of, load):
+    text = "model: {head: global}\nmethod: {name: fedrep}\ntraining: {local_epochs: 3}\n"
+    assert faults_of(text) == ["x.yaml:1: model.head: cannot be global in 3 epochs"]
+    assert load(text, "model.head=local").method.name == "fedrep"
+    assert load(text, "method.name=fedavg").model.head == "global"
+
+
+def test_a_method_is_not_asked_about_what_is_faulty_by_itself(faults_of):
+    text = "model: {head: global}\nmethod: {name: fedrep}\ntraining: {local_epochs: 0}\n"
+    assert faults_of(text) == ["x.yaml:3: training.local_epochs: must be at least 1, got 0"]
+
+
 def test_a_check_is_left_out_where_a_key_that_it_reads_is_faulty(faults_of):
     assert faults_of("scenario:\n  clients: none\n  tasks: 11\n") == [
         "x.yaml:2: scenario.clients: must be a whole number, got 'none'",
