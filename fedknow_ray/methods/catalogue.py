@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 METHODS: Registry[type[Method]] = Registry("method", "fedknow_ray.methods")
 METHODS.register("ags_cl", "fedknow_ray.methods.ags_cl:AgsCl")
 METHODS.register("apfl", "fedknow_ray.methods.apfl:Apfl")
+METHODS.register("bcn", "fedknow_ray.methods.bcn:Bcn")
 METHODS.register("co2l", "fedknow_ray.methods.co2l:Co2l")
 METHODS.register("ewc", "fedknow_ray.methods.ewc:Ewc")
 METHODS.register("fedavg", "fedknow_ray.methods.fedavg:FedAvg")

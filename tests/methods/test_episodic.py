@@ -32,7 +32,7 @@ from fedknow_ray.simulation.work import WorkItem
 
 TRAIN, FINISH = VisitKind.TRAIN, VisitKind.FINISH_TASK
 #: Methods with an episodic memory and nothing else that depends on its size.
-NAMES = ("replay", "gem")
+NAMES = ("replay", "gem", "bcn")
 
 
 @pytest.mark.parametrize(
