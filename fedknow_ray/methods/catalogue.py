@@ -16,4 +16,5 @@ if TYPE_CHECKING:
 METHODS: Registry[type[Method]] = Registry("method", "fedknow_ray.methods")
 METHODS.register("fedavg", "fedknow_ray.methods.fedavg:FedAvg")
 METHODS.register("fedknow", "fedknow_ray.methods.fedknow.fedknow:FedKnow")
+METHODS.register("flcn", "fedknow_ray.methods.flcn:Flcn")
 METHODS.register("local", "fedknow_ray.methods.local:Local")
