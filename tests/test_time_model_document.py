@@ -49,10 +49,12 @@ def price(
     overrides = {"method": {"name": method_name, **hyper}}
     config = load_config(ROOT / "configs" / "cifar100.yaml", overrides, catalogue=CATALOGUE)
     method = METHODS.get(method_name)(config.method.hyper, config.training, StepCosts(footprint, config.training))
+    payload_bytes = encoded_bytes(shared_shapes(footprint.P, 100, footprint.F, head_global=False))
     ledger = Ledger(
         method=method,
         devices=tuple(DEVICES.get(name) for name in config.devices),
-        payload_bytes=encoded_bytes(shared_shapes(footprint.P, 100, footprint.F, head_global=False)),
+        broadcast_bytes=payload_bytes,
+        model_bytes=payload_bytes,
         kind="small_cnn",
     )
     return ledger.price(VisitOrder(kind, facts, config.seed))

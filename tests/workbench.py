@@ -144,7 +144,8 @@ class Bench:
         self.learner = make_learner(self.spec, self.config)
         features_S, head_CF = initial_model(self.spec, **SIZE, classes=self.tasks * CLASSES, seed=5)
         self.head_CF = head_CF
-        self.broadcast = SharedModel(features_S, head_CF if self.head_global else None)
+        served = {name: np.zeros(shape, np.float32) for name, shape in self.method.served_shapes.items()}
+        self.broadcast = SharedModel(features_S, head_CF if self.head_global else None, served)
         self.states: dict[int, ClientState] = {}
 
     def state(self, client_id: int = 0) -> ClientState:

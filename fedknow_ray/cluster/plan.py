@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from fedknow_ray.config.model import RunConfig
 from fedknow_ray.errors import UserError
+from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.runtime.care import Sizes
 from fedknow_ray.runtime.placement import (
     DEVICE_LABEL,
@@ -20,6 +21,7 @@ from fedknow_ray.runtime.placement import (
     SERVER_MEMORY_BYTES,
     ActorSpec,
     plan_actors,
+    server_memory_bytes,
 )
 
 MIB = 2**20
@@ -123,16 +125,23 @@ def plan_cluster(
         memory_per_actor=placement.memory_per_actor,
         fits=lambda actors: True,
     )
+    # the server's actor may be on any node
+    serving_bytes = server_memory_bytes(serves=METHODS.get(config.method.name).serves) - SERVER_MEMORY_BYTES
     groups = []
     for device in dict.fromkeys(config.devices):
         _check_label(device)
         own = [actor for actor in actors if actor.device == device]
-        groups.append(_group(device, own, clients_per_node, cpus_per_node, config.training.threads))
+        groups.append(_group(device, own, clients_per_node, cpus_per_node, config.training.threads, serving_bytes))
     return ClusterPlan(name=cluster_name(name), groups=tuple(groups))
 
 
 def _group(
-    device: str, actors: list[ActorSpec], clients_per_node: int | None, cpus: int | None, threads: int
+    device: str,
+    actors: list[ActorSpec],
+    clients_per_node: int | None,
+    cpus: int | None,
+    threads: int,
+    serving_bytes: int,
 ) -> NodeGroup:
     largest = max(len(actor.client_ids) for actor in actors)
     if clients_per_node is not None and clients_per_node < largest:
@@ -147,7 +156,7 @@ def _group(
     clients = sum(sorted((len(actor.client_ids) for actor in actors), reverse=True)[:share])
     actor_bytes = sum(sorted((actor.memory_bytes for actor in actors), reverse=True)[:share])
     # whole MiB, which every kind of file can say
-    actor_bytes = math.ceil(actor_bytes / MIB) * MIB
+    actor_bytes = math.ceil((actor_bytes + serving_bytes) / MIB) * MIB
     return NodeGroup(device, nodes, clients, cpus or threads * min(share, MOST_DEFAULT_CPUS), actor_bytes)
 
 

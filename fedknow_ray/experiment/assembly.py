@@ -18,7 +18,14 @@ from fedknow_ray.federation.decisions import Policy
 from fedknow_ray.federation.ledger import Ledger, PricedVisit
 from fedknow_ray.federation.scheduler import SlowDown
 from fedknow_ray.federation.traffic import Conditions
-from fedknow_ray.federation.visit import SharedModel, VisitKind, VisitOrder, shared_shapes
+from fedknow_ray.federation.visit import (
+    SharedModel,
+    VisitKind,
+    VisitOrder,
+    first_broadcast,
+    served_shapes,
+    shared_shapes,
+)
 from fedknow_ray.federation.worker import Assembly
 from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.methods.method import VisitFacts
@@ -150,10 +157,12 @@ def outline(assembly: Assembly) -> Outline:
         footprint.P + footprint.B, assembly.classes, footprint.F, head_global=config.model.head == "global"
     )
     library = devices_with(config.devices_path)
+    method = assembly.make_method()
     ledger = Ledger(
-        method=assembly.make_method(),
+        method=method,
         devices=tuple(library.get(name) for name in config.devices),
-        payload_bytes=encoded_bytes(shapes),
+        broadcast_bytes=encoded_bytes({**shapes, **served_shapes(method)}),
+        model_bytes=encoded_bytes(shapes),
         kind=assembly.model.kind,
         compressor=assembly.compressor(),
     )
@@ -199,7 +208,9 @@ def make_parts(
         conditions=planned.conditions,
         slow_down=build_slow_down(config, devices_with(config.devices_path), assembly.model.kind),
         start=SharedModel(features_S, head_CF).payload(),
-        broadcast=SharedModel(features_S, head_CF if config.model.head == "global" else None).payload(),
+        broadcast=first_broadcast(
+            SharedModel(features_S, head_CF if config.model.head == "global" else None), planned.ledger.method
+        ),
         client_bytes=sizes.client_bytes,
         visit_bytes=sizes.visit_bytes,
     )

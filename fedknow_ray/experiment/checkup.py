@@ -71,12 +71,12 @@ def check_fleet(
     ]
 
 
-def check_server(nodes: Sequence[NodeOffer]) -> Check:
+def check_server(nodes: Sequence[NodeOffer], server_bytes: int = SERVER_MEMORY_BYTES) -> Check:
     """Return whether a node has the memory that the server's actor asks for."""
-    needs = f"1 actor of {format_bytes(SERVER_MEMORY_BYTES)}"
+    needs = f"1 actor of {format_bytes(server_bytes)}"
     most_bytes = max((node.memory_bytes for node in nodes), default=0)
     found = f"{needs}; free: {format_bytes(most_bytes)} on one node"
-    if most_bytes >= SERVER_MEMORY_BYTES:
+    if most_bytes >= server_bytes:
         return Check("fleet server", "ok", found, of_fleet=True)
     return Check(
         "fleet server", "fail", found, "add a node with more memory, or start one with --memory", of_fleet=True

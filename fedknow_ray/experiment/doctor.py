@@ -21,9 +21,10 @@ from fedknow_ray.experiment.checkup import (
     check_versions,
 )
 from fedknow_ray.experiment.fitting import fleet_sizes
+from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.runtime.care import Sizes
 from fedknow_ray.runtime.node_facts import versions_here
-from fedknow_ray.runtime.placement import SERVER_MEMORY_BYTES, ActorSpec, NodeOffer, find_homeless, plan_actors
+from fedknow_ray.runtime.placement import ActorSpec, NodeOffer, find_homeless, plan_actors, server_memory_bytes
 
 if TYPE_CHECKING:
     from fedknow_ray.runtime.probing import NodeProbe
@@ -84,15 +85,17 @@ def _connected(
     if config is None or sizes is None:
         return check_machines(probe_nodes())
 
+    server_bytes = _server_bytes(config)
+
     def fits(offers: Sequence[NodeOffer]) -> bool:
         actors = fleet_actors(config, sizes, offers)
-        return not find_homeless(actors, offers, SERVER_MEMORY_BYTES)
+        return not find_homeless(actors, offers, server_bytes)
 
     offers = wait_for_nodes(fits, wait_s, tell)
     actors = fleet_actors(config, sizes, offers)
-    homeless = find_homeless(actors, offers, SERVER_MEMORY_BYTES)
+    homeless = find_homeless(actors, offers, server_bytes)
     fleet = check_fleet(actors, homeless, offers, None if address is None else cluster_address())
-    return [*fleet, check_server(offers), *check_machines(probe_nodes())]
+    return [*fleet, check_server(offers, server_bytes), *check_machines(probe_nodes())]
 
 
 def fleet_actors(config: RunConfig, sizes: Sizes, nodes: Sequence[NodeOffer]) -> list[ActorSpec]:
@@ -103,8 +106,12 @@ def fleet_actors(config: RunConfig, sizes: Sizes, nodes: Sequence[NodeOffer]) ->
         client_bytes=sizes.client_bytes,
         visit_bytes=sizes.visit_bytes,
         memory_per_actor=config.placement.memory_per_actor,
-        fits=lambda actors: not find_homeless(actors, nodes, SERVER_MEMORY_BYTES),
+        fits=lambda actors: not find_homeless(actors, nodes, _server_bytes(config)),
     )
+
+
+def _server_bytes(config: RunConfig) -> int:
+    return server_memory_bytes(serves=METHODS.get(config.method.name).serves)
 
 
 def check_machines(probes: Sequence[NodeProbe]) -> list[Check]:

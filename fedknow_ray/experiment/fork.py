@@ -29,6 +29,7 @@ from fedknow_ray.federation.eviction import Evicted
 from fedknow_ray.federation.executor import Saved
 from fedknow_ray.federation.standing import SchedulerState
 from fedknow_ray.federation.state_bytes import dump_state, load_state
+from fedknow_ray.federation.visit import begun_anew
 from fedknow_ray.methods.catalogue import METHODS
 from fedknow_ray.results.run import Run
 from fedknow_ray.results.store import CONFIG_FILE
@@ -116,7 +117,9 @@ class ForkPast(Past):
             )
         forgotten = {client_id: Evicted(tasks, tasks) for client_id in parts.course.clients}
         engine = replace(state.engine, evicted=forgotten if method.evicts else {})
-        return replace(saved, states=_Forgetting(saved.states, self.recorded)), replace(state, engine=engine)
+        states = _Forgetting(saved.states, self.recorded)
+        saved = replace(saved, broadcast=begun_anew(saved.broadcast, method), states=states)
+        return saved, replace(state, engine=engine)
 
 
 class _Forgetting(Mapping[int, bytes]):

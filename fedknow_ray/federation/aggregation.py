@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fedknow_ray.errors import FedKnowError
 from fedknow_ray.transport.payload import Buffer, decode, encode
+from fedknow_ray.transport.update_layout import model_of
 
 BLOCK_CLIENTS = 8
 #: Values converted to float64 at a time: 512 kB, so that the temporary stays in the cache.
@@ -61,8 +62,8 @@ def total_of(coefficients: Sequence[float], keep: float, *, from_base: bool) -> 
 
 
 def sum_block(payloads: Sequence[Buffer], weights: Sequence[float]) -> Sums:
-    """Return the weighted float64 sums of one block's payloads, from left to right."""
-    return sum_models(map(decode, payloads), weights)
+    """Return the weighted float64 sums of the models in one block's payloads, from left to right."""
+    return sum_models((model_of(decode(payload)) for payload in payloads), weights)
 
 
 def sum_models(models: Iterable[Mapping[str, NDArray[Any]]], weights: Sequence[float]) -> Sums:

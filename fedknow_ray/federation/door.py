@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from fedknow_ray.transport.compression import Compressor
 from fedknow_ray.transport.payload import Buffer, PayloadError, Shapes, decode, encoded_bytes
+from fedknow_ray.transport.update_layout import model_of
 
 RefusalKind: TypeAlias = Literal["garbage", "wrong_shape", "not_finite", "norm"]
 
@@ -57,8 +58,8 @@ class Door:
 
     @staticmethod
     def of(broadcast: Buffer, compressor: Compressor | None, most_norm_ratio: float) -> Door:
-        """Return the door of a run whose broadcasts are like this one."""
-        agreed = _shapes(decode(broadcast)) if compressor is None else compressor.shapes
+        """Return the door of a run whose broadcasts are like this one; what is served beside the model never comes."""
+        agreed = _shapes(model_of(decode(broadcast))) if compressor is None else compressor.shapes
         return Door(agreed, compressor, most_norm_ratio)
 
     def refusal(self, payload: Any, base: Buffer) -> Refusal | None:

@@ -48,6 +48,11 @@ class MergeOrder:
     from_base: bool = False
 
     @property
+    def tasks_seen(self) -> int:
+        """How many tasks there have been so far, as far as the visits that go into it know."""
+        return 1 + max(order.facts.task_index for order in self.orders)
+
+    @property
     def is_mean(self) -> bool:
         """Whether it is a plain weighted mean of the updates."""
         return self.keep == 0.0 and not self.from_base

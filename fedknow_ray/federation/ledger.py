@@ -92,27 +92,29 @@ class Prices(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Prices visits: *devices* one a client, *payload_bytes* of one model on the link, *kind* of the network.
+    """Prices visits: *devices* one a client, *kind* of the network.
 
-    *compressor* of the updates; None sends them as they are, as long as a broadcast.
+    *broadcast_bytes* of what comes down: the model, and what a server part adds to it. *model_bytes* of the model
+    alone, and so of what goes up, unless a *compressor* shortens it.
     """
 
     method: Method
     devices: tuple[Device, ...]
-    payload_bytes: int
+    broadcast_bytes: int
+    model_bytes: int
     kind: str
     compressor: Compressor | None = None
 
     @property
     def update_bytes(self) -> int:
         """Bytes of one update on the link."""
-        return self.payload_bytes if self.compressor is None else self.compressor.update_bytes
+        return self.model_bytes if self.compressor is None else self.compressor.update_bytes
 
     def price(self, order: VisitOrder) -> PricedVisit:
         """Return a visit's plan with its seconds and bytes; methods that do not federate send nothing."""
         device = self.devices[order.client_id]
         plan = plan_sending(plan_visit(order, self.method), order, self.method, self.compressor)
-        download_bytes = self.payload_bytes if self.method.federated else 0
+        download_bytes = self.broadcast_bytes if self.method.federated else 0
         upload_bytes = self.update_bytes if self.method.federated and order.kind is VisitKind.TRAIN else 0
         return PricedVisit(
             order=order,

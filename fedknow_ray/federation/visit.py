@@ -12,6 +12,7 @@ in a task takes the final features of the task as its own, and so do all where t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -24,8 +25,9 @@ from fedknow_ray.errors import DivergenceError
 from fedknow_ray.methods.method import ClientState, Method, Outcome, Plan, TaskData, VisitFacts
 from fedknow_ray.seeding import derive_seed, stream, torch_stream
 from fedknow_ray.simulation.work import Work
-from fedknow_ray.transport.payload import Buffer, Shapes, encode
-from fedknow_ray.transport.update_layout import FEATURES, HEAD
+from fedknow_ray.transport.compression import FLOAT_BYTES
+from fedknow_ray.transport.payload import Buffer, Shapes, decode, encode
+from fedknow_ray.transport.update_layout import FEATURES, HEAD, SERVED
 
 if TYPE_CHECKING:
     from fedknow_ray.methods.learner import Learner
@@ -83,30 +85,51 @@ class VisitReport:
 
 @dataclass(frozen=True, slots=True)
 class SharedModel:
-    """What crosses the link both ways: the features (S,), and with a global head the whole head (C, F + 1)."""
+    """What crosses the link both ways: the features (S,), and with a global head the whole head (C, F + 1).
+
+    *served* goes down only: what the method's server part sends beside the model.
+    """
 
     features_S: NDArray[np.float32]
     head_CF: NDArray[np.float32] | None
+    served: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Return it as the arrays of a payload."""
+        """Return the model as the arrays of a payload."""
         arrays = {FEATURES: self.features_S}
         return arrays if self.head_CF is None else {**arrays, HEAD: self.head_CF}
 
     def payload(self) -> Buffer:
-        """Return it encoded."""
-        return encode(self.arrays())
+        """Return it encoded, with what is served."""
+        return encode({**self.arrays(), **{SERVED + name: array for name, array in self.served.items()}})
 
     @staticmethod
     def of(arrays: Mapping[str, NDArray[np.float32]]) -> SharedModel:
         """Return the model that a decoded payload holds."""
-        return SharedModel(arrays[FEATURES], arrays.get(HEAD))
+        served = {name.removeprefix(SERVED): array for name, array in arrays.items() if name.startswith(SERVED)}
+        return SharedModel(arrays[FEATURES], arrays.get(HEAD), served)
+
+
+def first_broadcast(model: SharedModel, method: Method) -> Buffer:
+    """Return a broadcast of a model that the method's server part has not seen: what it sends is all zeros."""
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in method.served_shapes.items()}
+    return replace(model, served=zeros).payload()
+
+
+def begun_anew(broadcast: Buffer, method: Method) -> Buffer:
+    """Return the broadcast of another method's run as one that this method can begin with."""
+    return first_broadcast(SharedModel.of(decode(broadcast)), method)
 
 
 def shared_shapes(S: int, classes: int, F: int, *, head_global: bool) -> Shapes:
-    """Return the shapes of a payload, from which its length is known before it exists."""
+    """Return the shapes of a model's payload, from which its length is known before it exists."""
     shapes: dict[str, tuple[tuple[int, ...], str]] = {FEATURES: ((S,), "float32")}
     return {**shapes, HEAD: ((classes, F + 1), "float32")} if head_global else shapes
+
+
+def served_shapes(method: Method) -> Shapes:
+    """Return the shapes of what the method's server part adds to a broadcast."""
+    return {SERVED + name: (shape, "float32") for name, shape in method.served_shapes.items()}
 
 
 def place_of(order: VisitOrder) -> str:
@@ -118,9 +141,10 @@ def place_of(order: VisitOrder) -> str:
 def plan_visit(order: VisitOrder, method: Method) -> Plan:
     """Return the work of a visit before it happens, and its memory; the work counted while it happens equals it."""
     plan = _plan_learning(order, method)
-    # where nothing is downloaded, no payload takes room
-    spared = 0 if method.federated else method.costs.model_bytes
-    return Plan(plan.work, plan.peak_memory_bytes - spared)
+    # where nothing is downloaded, no payload takes room; where more than a model is, it takes more
+    received_bytes = sum(FLOAT_BYTES * math.prod(shape) for shape in method.served_shapes.values())
+    payload_bytes = received_bytes if method.federated else -method.costs.model_bytes
+    return Plan(plan.work, plan.peak_memory_bytes + payload_bytes)
 
 
 def _plan_learning(order: VisitOrder, method: Method) -> Plan:
@@ -140,7 +164,7 @@ def make_visit(
 ) -> tuple[ClientState, SharedModel | None, VisitReport]:
     """Make one visit; return the client's new state, its update (None where nothing is sent), and the report.
 
-    *data* has the training images of the client for the task; its `past_heads` are filled in here.
+    *data* has the training images of the client for the task; its `past_heads` and `served` are filled in here.
 
     Raises:
         DivergenceError: if training diverged; says where.
@@ -150,7 +174,8 @@ def make_visit(
     learner.begin(stream(order.seed, f"{order.kind}/order", **where))
     features_S, head_CF = _start(order, method, state, broadcast)
     learner.network.load(features_S, head_CF[data.rows.start : data.rows.stop])
-    data = replace(data, past_heads=tuple(head_CF[rows.start : rows.stop] for rows in data.past_rows))
+    past_heads = tuple(head_CF[rows.start : rows.stop] for rows in data.past_rows)
+    data = replace(data, past_heads=past_heads, served=broadcast.served)
     try:
         with torch_stream(derive_seed(order.seed, f"{order.kind}/torch", **where)):
             outcome, trained = _learn(order, method, learner, state, data)

@@ -73,6 +73,14 @@ class Assembly:
         """Return what checks the run's updates before they are summed; *broadcast* is any broadcast of the run."""
         return Door.of(broadcast, self.compressor(), self.config.door.most_norm_ratio)
 
+    def make_learner(self, dataset: Dataset) -> Learner:
+        """Return a network with the training loop around it, for clients to take turns in, or for the server part."""
+        torch.set_num_threads(self.config.training.threads)
+        rows = self.config.scenario.classes_per_task
+        network = FlatNetwork(self.model, height=self.height, width=self.width, channels=self.channels, rows=rows)
+        normalisation = Normalisation.of(dataset.mean, dataset.std)
+        return Learner(network, self.config.training, self.costs(), normalisation)
+
     @property
     def classes(self) -> int:
         """Head rows in all."""
@@ -86,22 +94,13 @@ class ClientWorker:
     """
 
     def __init__(self, assembly: Assembly, dataset: Dataset, start: Buffer, client_ids: Sequence[int]) -> None:
-        torch.set_num_threads(assembly.config.training.threads)
         self._assembly = assembly
         self._dataset = dataset
         self._method = assembly.make_method()
         self._compressor = assembly.compressor()
         bad_updates = assembly.config.failures.bad_updates
         self._bad_updates = {(bad.client, bad.task, bad.round): bad.sends for bad in bad_updates}
-        network = FlatNetwork(
-            assembly.model,
-            height=assembly.height,
-            width=assembly.width,
-            channels=assembly.channels,
-            rows=assembly.config.scenario.classes_per_task,
-        )
-        normalisation = Normalisation.of(dataset.mean, dataset.std)
-        self._learner = Learner(network, assembly.config.training, assembly.costs(), normalisation)
+        self._learner = assembly.make_learner(dataset)
         first = SharedModel.of(decode(start))
         if first.head_CF is None:
             raise ValueError("the start model must hold a head")

@@ -77,7 +77,8 @@ class TaskData:
     *images_NHWC* uint8 (or float32, if normalised already), *labels_N* int64 from 0 within the task, *rows* the task's
     head rows. *past_rows* those of the tasks learnt before, oldest first, and *past_heads* what these rows (R, F + 1)
     hold as the visit starts: they stay as they are while this task is learnt. *past* the data of those tasks, empty
-    unless the method sees it (`Method.sees_past_data`).
+    unless the method sees it (`Method.sees_past_data`). *served* what the method's server part sent beside the model
+    that the visit starts from.
     """
 
     images_NHWC: NDArray[Any]
@@ -86,6 +87,7 @@ class TaskData:
     past_rows: tuple[range, ...] = ()
     past_heads: tuple[NDArray[np.float32], ...] = ()
     past: tuple[TaskData, ...] = ()
+    served: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,8 @@ class Method(ABC):
     #: Whether a visit is given the images of earlier tasks again, in `TaskData.past`. That is against the rules of
     #: continual learning: only for a bound on what these can reach.
     sees_past_data: ClassVar[bool] = False
+    #: Whether there is a server part: `served_shapes`, `serve` and `proxy_fraction`.
+    serves: ClassVar[bool] = False
 
     def __init__(self, hyper: BaseModel, training: TrainingConfig, costs: StepCosts) -> None:
         self.hyper = hyper
@@ -191,6 +195,23 @@ class Method(ABC):
         tasks than the last one, never with fewer; what a client's state still holds of them is dropped there.
         """
         return False
+
+    @property
+    def served_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the float32 arrays that the server sends beside the model; all zeros in the first broadcast."""
+        return {}
+
+    @property
+    def proxy_fraction(self) -> float:
+        """Share of each client's training images of each task that the server has a copy of."""
+        return 0.0
+
+    def serve(self, learner: Learner, images_NHWC: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """Return what goes down with a merged model, whose features the learner's network holds, from the server's
+        images of the tasks seen so far. A function of these alone: the server remembers nothing. Its work is not on
+        the virtual clock.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no server part")
 
     @classmethod
     def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:

@@ -59,6 +59,10 @@ class ClientLink:
         slots = {node_of[number]: self._pool.slots_of(number) for number in numbers}
         self._dispatcher: Dispatcher[Any] = Dispatcher(node_of, slots, self._wait)
 
+    def references(self) -> tuple[Any, Any]:
+        """Return references to the assembly and the data set, once the actors are there."""
+        return self._pool.references()
+
     def stop(self) -> None:
         """End the actors."""
         self._pool.stop()

@@ -61,6 +61,11 @@ class ClientPool:
                 lost[number] = loss
         return lost
 
+    def references(self) -> tuple[Any, Any]:
+        """Return references to the assembly and the data set, which the server part of a method reads as well."""
+        assembly, dataset, _ = self._arguments
+        return assembly, dataset
+
     def stop(self) -> None:
         """End the actors; on a cluster that is not ours they would stay until the driver leaves it."""
         for actor in self._actors:

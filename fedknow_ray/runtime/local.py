@@ -13,13 +13,15 @@ import torch
 from fedknow_ray.federation.aggregation import TreeMean, leaves_of, sum_block, sum_models, total_of
 from fedknow_ray.federation.executor import MergeOrder, Saved, SavedVisit
 from fedknow_ray.federation.scoring import Score
+from fedknow_ray.federation.serving import ServerPart
 from fedknow_ray.federation.visit import VisitOrder, VisitReport
 from fedknow_ray.federation.worker import Assembly, ClientWorker
 from fedknow_ray.results.schema import PlacementRow
 from fedknow_ray.runtime.timing import timed_visit
 from fedknow_ray.scenario.images import Dataset
 from fedknow_ray.transport.compression import read_updates
-from fedknow_ray.transport.payload import Buffer, payload_sha256
+from fedknow_ray.transport.payload import Buffer
+from fedknow_ray.transport.update_layout import model_sha256
 
 
 class LocalExecutor:
@@ -30,6 +32,7 @@ class LocalExecutor:
         self._worker = ClientWorker(assembly, dataset, start, range(len(self._devices)))
         self._compressor = assembly.compressor()
         self._door = assembly.door(broadcast)
+        self._part = ServerPart(assembly, dataset) if assembly.method.serves else None
         self._broadcast = broadcast
         self._bases: dict[VisitOrder, Buffer] = {}
         self._updates: dict[VisitOrder, Buffer] = {}
@@ -64,7 +67,8 @@ class LocalExecutor:
                 mean.add(index, sum_models(models, leaf.coefficients))
             else:
                 mean.add(index, sum_block(broadcasts[leaf.of][places], leaf.coefficients))
-        self._broadcast = mean.payload(total_of(merge.coefficients, merge.keep, from_base=merge.from_base))
+        merged = mean.payload(total_of(merge.coefficients, merge.keep, from_base=merge.from_base))
+        self._broadcast = merged if self._part is None else self._part.extend(merged, merge.tasks_seen)
 
     def forget(self, orders: Collection[VisitOrder] | None = None) -> None:
         """Let go of updates."""
@@ -79,7 +83,7 @@ class LocalExecutor:
 
     def global_parameters_sha256(self) -> str:
         """Return the digest of the present broadcast."""
-        return payload_sha256(self._broadcast)
+        return model_sha256(self._broadcast)
 
     def save(self, *, changes: bool = False) -> Saved:
         """Return the broadcast, the clients' states, and the visits that have gone into no merge."""

@@ -19,11 +19,18 @@ from fedknow_ray.units import format_bytes
 ACTOR_BASE_BYTES = 400 * 2**20
 #: The server's actor, which imports no torch.
 SERVER_MEMORY_BYTES = 400 * 2**20
+#: What a method with a server part adds to it: a process with torch, and (estimated) its network and one batch.
+SERVING_BYTES = ACTOR_BASE_BYTES + 200 * 2**20
 #: Ray counts processors in ten-thousandths; a thousandth lets 1,000 actors share one.
 CPU_UNITS = 10_000
 ACTOR_CPUS = 0.001
 DEVICE_LABEL = "fedknow.io/device"
 DEVICE_RESOURCE = "device:{}"
+
+
+def server_memory_bytes(*, serves: bool) -> int:
+    """Return what the server's actor asks for, of a method with a server part or without one."""
+    return SERVER_MEMORY_BYTES + (SERVING_BYTES if serves else 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from fedknow_ray.runtime.care import Care, Sizes
 from fedknow_ray.runtime.client_link import FETCH_TIMEOUT_S, ClientLink
 from fedknow_ray.runtime.client_pool import ClientPool
 from fedknow_ray.runtime.losses import Losses
-from fedknow_ray.runtime.placement import SERVER_MEMORY_BYTES, check_fits, find_homeless, plan_actors
+from fedknow_ray.runtime.placement import check_fits, find_homeless, plan_actors, server_memory_bytes
 from fedknow_ray.runtime.ray_calls import get
 from fedknow_ray.runtime.ray_session import node_offers
 from fedknow_ray.runtime.server_link import LeafCall, ServerLink
@@ -53,12 +53,16 @@ class RayExecutor:
             losses,
             replaces=care is not None,
             wait_s=recovery.wait_for_node_s,
+            serves=assembly.method.serves,
         )
+        self._serves = assembly.method.serves
         self._broadcast = ray.put(broadcast)
 
     def start(self, dataset: Dataset, start: Buffer) -> None:
         """Create the actors and wait until all of them are ready."""
         self._clients.start(dataset, start)
+        if self._serves:
+            self._server.serve_from(*self._clients.references())
         self._server.wait_until_ready()
 
     def stop(self) -> None:
@@ -99,7 +103,7 @@ class RayExecutor:
         while True:
             self._clients.wait_for_updates(merge.orders)
             try:
-                self._broadcast = self._server.merge(self._leaves(merge), total)
+                self._broadcast = self._server.merge(self._leaves(merge), total, merge.tasks_seen)
             except WorkerLost as loss:
                 self._clients.make_again(merge.orders, loss)
             else:
@@ -168,16 +172,16 @@ def ray_executor(
         PlacementError: if the nodes cannot hold the fleet.
     """
     nodes = node_offers()
-    placement = assembly.config.placement
+    placement, server_bytes = assembly.config.placement, server_memory_bytes(serves=assembly.method.serves)
     specs = plan_actors(
         assembly.config.devices,
         clients_per_actor=placement.clients_per_actor,
         client_bytes=sizes.client_bytes,
         visit_bytes=sizes.visit_bytes,
         memory_per_actor=placement.memory_per_actor,
-        fits=lambda actors: not find_homeless(actors, nodes, SERVER_MEMORY_BYTES),
+        fits=lambda actors: not find_homeless(actors, nodes, server_bytes),
     )
-    check_fits(specs, nodes, SERVER_MEMORY_BYTES)
+    check_fits(specs, nodes, server_bytes)
     pool = ClientPool(assembly, specs, nodes, care.waiting if care else lambda text: None)
     executor = RayExecutor(assembly, pool, broadcast, care)
     try:

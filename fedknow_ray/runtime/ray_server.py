@@ -1,16 +1,24 @@
 """The Ray actor that aggregates: a thin shell around the tree of sums, with the door that updates come in by.
 
-Imports no torch, and so holds 100 MB where a process with torch holds 500.
+Imports no torch, and so holds 100 MB where a process with torch holds 500; only a method with a server part
+(`federation.serving`) has it imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fedknow_ray.federation.aggregation import TreeMean, sum_block, sum_models
 from fedknow_ray.federation.door import Door
 from fedknow_ray.transport.compression import Compressor, read_updates
-from fedknow_ray.transport.payload import Buffer, payload_sha256
+from fedknow_ray.transport.payload import Buffer
+from fedknow_ray.transport.update_layout import model_sha256
+
+if TYPE_CHECKING:
+    from fedknow_ray.federation.serving import ServerPart
+    from fedknow_ray.federation.worker import Assembly
+    from fedknow_ray.scenario.images import Dataset
 
 
 class ServerActor:
@@ -19,8 +27,15 @@ class ServerActor:
     It keeps nothing between merges, so another one can take its place at any time.
     """
 
-    def __init__(self, compressor: Compressor | None, door: Door) -> None:
+    def __init__(
+        self,
+        compressor: Compressor | None,
+        door: Door,
+        assembly: Assembly | None = None,
+        dataset: Dataset | None = None,
+    ) -> None:
         self._compressor, self._door = compressor, door
+        self._part = None if assembly is None or dataset is None else _server_part(assembly, dataset)
         self._mean = TreeMean(0)
 
     def ready(self) -> None:
@@ -45,12 +60,19 @@ class ServerActor:
         models = read_updates(self._compressor, updates, bases)
         self._mean.add(leaf_index, sum_models(models, coefficients))
 
-    def commit(self, total: float) -> Buffer:
+    def commit(self, total: float, tasks_seen: int) -> Buffer:
         """Close the merge and return the next broadcast."""
         payload = self._mean.payload(total)
         self._mean = TreeMean(0)
-        return payload
+        return payload if self._part is None else self._part.extend(payload, tasks_seen)
 
     def digest(self, broadcast: Buffer) -> str:
-        """Return the digest of a broadcast's arrays."""
-        return payload_sha256(broadcast)
+        """Return the digest of a broadcast's model."""
+        return model_sha256(broadcast)
+
+
+def _server_part(assembly: Assembly, dataset: Dataset) -> ServerPart:
+    # imports torch
+    from fedknow_ray.federation.serving import ServerPart
+
+    return ServerPart(assembly, dataset)

@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fedknow_ray.errors import WorkerLost
 from fedknow_ray.federation.door import Door
 from fedknow_ray.runtime.losses import Loss, Losses
-from fedknow_ray.runtime.placement import SERVER_MEMORY_BYTES
+from fedknow_ray.runtime.placement import server_memory_bytes
 from fedknow_ray.runtime.ray_calls import get, is_there
 from fedknow_ray.runtime.ray_server import ServerActor
 from fedknow_ray.runtime.timing import now_s
@@ -31,12 +31,29 @@ class LeafCall(NamedTuple):
 
 
 class ServerLink:
-    """Asks the server actor; a lost one is replaced, unless *replaces* is False."""
+    """Asks the server actor; a lost one is replaced, unless *replaces* is False.
+
+    One that *serves* is made when `serve_from` says from what.
+    """
 
     def __init__(
-        self, compressor: Compressor | None, door: Door, losses: Losses, *, replaces: bool, wait_s: float
+        self,
+        compressor: Compressor | None,
+        door: Door,
+        losses: Losses,
+        *,
+        replaces: bool,
+        wait_s: float,
+        serves: bool = False,
     ) -> None:
-        self._arguments, self._losses, self._replaces, self._wait_s = (compressor, door), losses, replaces, wait_s
+        self._losses, self._replaces, self._wait_s = losses, replaces, wait_s
+        self._arguments: tuple[Any, ...] = (compressor, door)
+        self._memory_bytes = server_memory_bytes(serves=serves)
+        self._actor: Any = None if serves else self._create()
+
+    def serve_from(self, assembly: Any, dataset: Any) -> None:
+        """Make the actor of a method with a server part, from references to what it needs of the run."""
+        self._arguments = (*self._arguments, assembly, dataset)
         self._actor = self._create()
 
     def wait_until_ready(self) -> None:
@@ -45,8 +62,10 @@ class ServerLink:
 
     def stop(self) -> None:
         """End the actor."""
-        ray.kill(self._actor)
-        self._actor = None
+        if self._actor is not None:
+            ray.kill(self._actor)
+        # what is held of Ray when it is shut down stays open in this process
+        self._actor, self._arguments = None, ()
 
     def refusal(self, update: Any, base: Any) -> str | None:
         """Return why the server does not take an update; None where it does."""
@@ -58,9 +77,9 @@ class ServerLink:
         digest: str = self._ask(lambda actor: actor.digest.remote(broadcast), "the digest of the global model")
         return digest
 
-    def merge(self, leaves: Sequence[LeafCall], total: float) -> Any:
+    def merge(self, leaves: Sequence[LeafCall], total: float, tasks_seen: int) -> Any:
         """Return the reference to the next broadcast, which is on this node then: the server's own may die."""
-        return self._ask_again(lambda: self._merge(leaves, total))
+        return self._ask_again(lambda: self._merge(leaves, total, tasks_seen))
 
     def revive(self) -> None:
         """Have a living actor, whatever became of the present one."""
@@ -71,14 +90,14 @@ class ServerLink:
         """Return whether the actor answers."""
         return is_there(self._actor.ready.remote(), ALIVE_TIMEOUT_S)
 
-    def _merge(self, leaves: Sequence[LeafCall], total: float) -> Any:
+    def _merge(self, leaves: Sequence[LeafCall], total: float, tasks_seen: int) -> Any:
         actor = self._actor
         calls = [actor.begin.remote(len(leaves))]
         for index, leaf in enumerate(leaves):
             fold = actor.fold_updates if leaf.of_updates else actor.fold
             calls.append(fold.remote(index, leaf.coefficients, *leaf.payloads))
         get(calls, ANSWER_TIMEOUT_S, "aggregation")
-        broadcast = actor.commit.remote(total)
+        broadcast = actor.commit.remote(total, tasks_seen)
         get(broadcast, ANSWER_TIMEOUT_S, "aggregation")
         return broadcast
 
@@ -106,7 +125,7 @@ class ServerLink:
     def _create(self) -> Any:
         # on this node where there is room: then it lives as long as the node of this process
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        options = ray.remote(ServerActor).options(num_cpus=0, memory=SERVER_MEMORY_BYTES, scheduling_strategy=here)
+        options = ray.remote(ServerActor).options(num_cpus=0, memory=self._memory_bytes, scheduling_strategy=here)
         return options.remote(*self._arguments)
 
     def _replace(self, loss: WorkerLost) -> None:

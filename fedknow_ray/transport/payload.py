@@ -116,8 +116,13 @@ def _entry(name: object, dtype: object, shape: object) -> tuple[str, str, tuple[
 
 def payload_sha256(payload: Buffer) -> str:
     """Return the SHA-256 of a payload's arrays (names, types, shapes and values), in hexadecimal."""
+    return arrays_sha256(decode(payload))
+
+
+def arrays_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of named arrays (names, types, shapes and values), in hexadecimal."""
     digest = sha256()
-    for name, array in decode(payload).items():
+    for name, array in arrays.items():
         digest.update(f"{name}:{array.dtype.name}:{array.shape};".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -9,13 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedknow_ray.transport.payload import Buffer, arrays_sha256, decode
+
 Vector = NDArray[np.float32]
 
 FEATURES, HEAD = "features", "head"
+#: What the names of arrays begin with that a method's server part sends beside the model: down, and never up.
+SERVED = "served/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +62,17 @@ class UpdateLayout:
         P = sum(self.tensors)
         model = {FEATURES: np.concatenate([weights_N[:P], statistics_B])}
         return model if self.head is None else {**model, HEAD: weights_N[P:].reshape(self.head)}
+
+
+def model_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the arrays of the model alone: those that clients send as well.
+
+    >>> list(model_of({"features": np.zeros(1), "served/importance": np.zeros(1)}))
+    ['features']
+    """
+    return {name: array for name, array in arrays.items() if not name.startswith(SERVED)}
+
+
+def model_sha256(broadcast: Buffer) -> str:
+    """Return the SHA-256 of a broadcast's model, whatever else is sent with it, in hexadecimal."""
+    return arrays_sha256(model_of(decode(broadcast)))

@@ -37,7 +37,7 @@ def test_a_global_head_is_broadcast_too(tmp_path: Path):
 @pytest.mark.parametrize("head", ["local", "global"])
 def test_visits_are_priced_at_the_length_of_the_broadcast(head: str, tmp_path: Path):
     parts = parts_of(tmp_path, **{"model.head": head})
-    assert parts.ledger.payload_bytes == parts.broadcast.nbytes
+    assert parts.ledger.broadcast_bytes == parts.ledger.model_bytes == parts.broadcast.nbytes
 
 
 def test_the_start_depends_on_the_seed_and_not_on_the_method(tmp_path: Path):

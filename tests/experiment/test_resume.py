@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
         "task_arrival": {"every_s": 5.0},
         "policy": {"name": "fedbuff", "buffer_size": 2, "concurrency": 3},
     },
+    "server part": {"method": {"name": "flcn", "strength": 0.1}, "policy": {"name": "fedbuff", "buffer_size": 2}},
     "without federation": {"method.name": "local"},
 }
 

@@ -98,7 +98,7 @@ PAYLOAD_BYTES = 4 * 10**6
 
 
 def make_ledger(method: Method | None = None) -> Ledger:
-    return Ledger(method or FakeMethod(), DEVICES, PAYLOAD_BYTES, "small_cnn")
+    return Ledger(method or FakeMethod(), DEVICES, PAYLOAD_BYTES, PAYLOAD_BYTES, "small_cnn")
 
 
 def conditions(**changes: Any) -> Conditions:

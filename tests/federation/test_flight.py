@@ -52,7 +52,7 @@ def test_a_visit_that_was_lost_half_way_has_half_of_its_work_and_no_figures():
 
 def test_energy_is_unknown_where_watts_are():
     unknown = replace(DEVICES[0], busy_w=None)
-    ledger = Ledger(FakeMethod(), (unknown,), PAYLOAD_BYTES, "small_cnn")
+    ledger = Ledger(FakeMethod(), (unknown,), PAYLOAD_BYTES, PAYLOAD_BYTES, "small_cnn")
     assert landed(ledger).row(report()).energy_j is None
 
 

@@ -58,10 +58,13 @@ def compressor_of(assembly: Assembly) -> Compressor:
 def ledger_of(assembly: Assembly) -> Ledger:
     features_S, head_CF = initial_model(assembly.model, **SIZE, classes=4, seed=1)
     head_global = assembly.config.model.head == "global"
+    shapes = shared_shapes(features_S.size, 4, head_CF.shape[1] - 1, head_global=head_global)
+    payload_bytes = encoded_bytes(shapes)
     return Ledger(
         method=assembly.make_method(),
         devices=(DEVICES.get("jetson-nano"),) * 3,
-        payload_bytes=encoded_bytes(shared_shapes(features_S.size, 4, head_CF.shape[1] - 1, head_global=head_global)),
+        broadcast_bytes=payload_bytes,
+        model_bytes=payload_bytes,
         kind="small_cnn",
         compressor=assembly.compressor(),
     )
