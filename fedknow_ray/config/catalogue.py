@@ -38,6 +38,11 @@ class MethodEntry(Protocol):
         """The frozen model of the method's own keys; it refuses keys that it does not know."""
         ...
 
+    @property
+    def shortens_updates(self) -> bool:
+        """Whether it shortens its updates itself."""
+        ...
+
 
 class ModelEntry(Protocol):
     """What the config needs to know of a network."""

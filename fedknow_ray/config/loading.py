@@ -50,6 +50,7 @@ def load_config(
     common = _check_common(document, faults)
     method = _check_method(document, catalogue, faults)
     _check_names_and_conflicts(document, common, catalogue, faults)
+    _refuse_shortening_twice(document, common, method, catalogue, faults)
     if faults.in_order() or method is None:
         raise ConfigError(faults.in_order())
     return RunConfig(**{name: getattr(common, name) for name in CommonConfig.model_fields}, method=method)
@@ -130,6 +131,20 @@ def _check_method(document: Document, catalogue: Catalogue, faults: Faults) -> M
         for path, message in explain(error, hyperparameters, keys, also=("name",)):
             faults.add(document.place(("method", *path)), ("method", *path), message)
         return None
+
+
+def _refuse_shortening_twice(
+    document: Document, common: CommonConfig, method: MethodConfig | None, catalogue: Catalogue, faults: Faults
+) -> None:
+    key: KeyPath = ("compression", "name")
+    chosen = common.compression.name
+    if method is not None and chosen != "none" and catalogue.methods.get(method.name).shortens_updates:
+        faults.add(
+            document.place(key, ("method", "name")),
+            key,
+            f"{chosen!r} does not go with method {method.name}, which sends a part of its update by a rule of its own; "
+            "leave compression out, or choose another method",
+        )
 
 
 def _check_names_and_conflicts(document: Document, common: CommonConfig, catalogue: Catalogue, faults: Faults) -> None:

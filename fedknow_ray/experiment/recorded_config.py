@@ -36,6 +36,8 @@ class RecordedHyperparameters(BaseModel):
 @dataclass(frozen=True, slots=True)
 class _RecordedMethod:
     hyperparameters: type[BaseModel] = RecordedHyperparameters
+    # what a run has recorded, it was allowed to do
+    shortens_updates: bool = False
 
 
 class _MethodNames:

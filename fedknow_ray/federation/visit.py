@@ -192,7 +192,8 @@ def make_visit(
         state = replace(state, head_CF=head_CF, own_S=trained.own_S)
     update = None
     if order.kind is VisitKind.TRAIN and method.federated and trained:
-        update = SharedModel(trained.own_S, None if broadcast.head_CF is None else head_CF)
+        sent_S = trained.own_S if outcome.sent_S is None else outcome.sent_S
+        update = SharedModel(sent_S, None if broadcast.head_CF is None else head_CF)
     return replace(state, memory=outcome.memory), update, _report(learner, outcome)
 
 

@@ -16,5 +16,6 @@ if TYPE_CHECKING:
 METHODS: Registry[type[Method]] = Registry("method", "fedknow_ray.methods")
 METHODS.register("fedavg", "fedknow_ray.methods.fedavg:FedAvg")
 METHODS.register("fedknow", "fedknow_ray.methods.fedknow.fedknow:FedKnow")
+METHODS.register("fedweit", "fedknow_ray.methods.fedweit:FedWeit")
 METHODS.register("flcn", "fedknow_ray.methods.flcn:Flcn")
 METHODS.register("local", "fedknow_ray.methods.local:Local")

@@ -70,7 +70,11 @@ class StepCosts:
 
     def optimize(self, classes: int) -> WorkItem:
         """One optimizer step over the features and *classes* head rows."""
-        return WorkItem("optimize", 1, 0, self._optimizer_passes() * FLOAT_BYTES * self._trainable(classes))
+        return self.optimize_values(self._trainable(classes))
+
+    def optimize_values(self, values: int) -> WorkItem:
+        """One optimizer step over so many values."""
+        return WorkItem("optimize", 1, 0, self._optimizer_passes() * FLOAT_BYTES * values)
 
     def passes(self, phase: str, passes: int) -> WorkItem:
         """Reading or writing the feature weights *passes* times, without products."""
@@ -128,6 +132,10 @@ class StepCosts:
         """The most that plain training holds: resident, gradients, optimizer state, activations of one batch."""
         trainable = FLOAT_BYTES * self._trainable(facts.classes)
         return self.resident_bytes(facts) + self._copies() * trainable + self.activation_bytes(facts.images)
+
+    def optimizer_bytes(self, values: int) -> int:
+        """What there is beside so many trained values: their gradients, and the optimizer's states."""
+        return FLOAT_BYTES * self._copies() * values
 
     def activation_bytes(self, images: int) -> int:
         """Activations of one batch of so many images. A pass that keeps none for a backward pass holds fewer: there is

@@ -8,7 +8,7 @@ It plans the work of a visit exactly from its facts, and the work that is counte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from fedknow_ray.config.model import TrainingConfig
     from fedknow_ray.methods.costs import StepCosts
     from fedknow_ray.methods.learner import Learner
+    from fedknow_ray.models.layout import TensorSlice
+    from fedknow_ray.transport.compression import Compressor
+    from fedknow_ray.transport.update_layout import UpdateLayout
 
 
 OwnModel: TypeAlias = Literal["last_visit", "final"]
@@ -109,7 +112,8 @@ class Outcome:
 
     *integrated_steps* steps whose gradient was checked against past tasks, None where none was; *violated_steps* those
     that it had to change. *notes* goes into the events table as JSON. *past_heads*: the head rows (R, F + 1) of each
-    past task as they are now, where the visit trained them.
+    past task as they are now, where the visit trained them. *sent_S*: the features that are sent where they differ from
+    those of the own model; None where it is the network's state.
     """
 
     memory: Any
@@ -118,6 +122,7 @@ class Outcome:
     violated_steps: int | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
     past_heads: tuple[NDArray[np.float32], ...] | None = None
+    sent_S: NDArray[np.float32] | None = None
 
 
 class Method(ABC):
@@ -130,6 +135,8 @@ class Method(ABC):
     memory_types: ClassVar[tuple[type, ...]] = ()
     #: Whether there is a server part: `served_shapes`, `serve` and `proxy_fraction`.
     serves: ClassVar[bool] = False
+    #: Whether it shortens its updates itself (`compressor`), and so goes with no other compression.
+    shortens_updates: ClassVar[bool] = False
 
     def __init__(self, hyper: BaseModel, training: TrainingConfig, costs: StepCosts) -> None:
         self.hyper = hyper
@@ -175,6 +182,14 @@ class Method(ABC):
         tasks than the last one, never with fewer; what a client's state still holds of them is dropped there.
         """
         return False
+
+    def compressor(self, pieces: Sequence[TensorSlice], layout: UpdateLayout) -> Compressor:
+        """Return what shortens its updates, where it `shortens_updates`; *pieces* the tensors of the features."""
+        raise NotImplementedError(f"{type(self).__name__} does not shorten its updates")
+
+    def features_of_task(self, learner: Learner, state: ClientState, task_index: int) -> NDArray[np.float32] | None:
+        """Return the features (S,) with which a client's own model is used for one of its tasks, None for `own_S`."""
+        return None
 
     @property
     def served_shapes(self) -> Mapping[str, tuple[int, ...]]:

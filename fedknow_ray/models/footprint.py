@@ -25,7 +25,8 @@ class Footprint:
     """The cost of the feature extractor for one image, and of its head for one image and class.
 
     `forward_flops`, `backward_flops` (weights and inputs, without the gradient of the image itself), `kept_bytes`
-    (activations that a backward pass needs), `input_bytes`: for one image. `P`, `B`, `F` as in models.network.
+    (activations that a backward pass needs), `input_bytes`: for one image. `P`, `B`, `F` as in models.network; `units`
+    is the sum of the first sides of the feature weights' tensors: of output channels, for weights and for biases.
     """
 
     P: int
@@ -35,6 +36,7 @@ class Footprint:
     backward_flops: int
     kept_bytes: int
     input_bytes: int
+    units: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -71,6 +73,7 @@ def _measure(spec: ModelSpec, height: int, width: int, channels: int) -> Footpri
         backward_flops=backward // 2,
         kept_bytes=(kept_4 - kept_2) // 2,
         input_bytes=FLOAT_BYTES * channels * height * width,
+        units=sum(p.shape[0] for p in features.parameters()),
     )
 
 

@@ -42,3 +42,11 @@ def test_it_can_be_set_from_outside(load):
 )
 def test_a_mistake_is_told(faults_of, text, message):
     assert faults_of(f"compression: {text}") == [f"x.yaml:1: {message}"]
+
+
+def test_a_method_that_shortens_its_updates_itself_goes_with_no_other_compression(load, faults_of):
+    assert load("method: {name: sparse}").compression == NoCompression()
+    assert faults_of("method: {name: sparse}\ncompression: {name: int8}") == [
+        "x.yaml:2: compression.name: 'int8' does not go with method sparse, which sends a part of its update by a rule "
+        "of its own; leave compression out, or choose another method"
+    ]
