@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
-    from fedknow_ray.config.model import ModelConfig, TrainingConfig
+    from fedknow_ray.config.model import CommonConfig
     from fedknow_ray.config.yaml import KeyPath
 
 T_co = TypeVar("T_co", covariant=True)
@@ -42,9 +42,7 @@ class MethodEntry(Protocol):
         """The frozen model of the method's own keys; it refuses keys that it does not know."""
         ...
 
-    def conflicts(
-        self, hyper: BaseModel, model: ModelConfig, training: TrainingConfig
-    ) -> Iterator[tuple[KeyPath, str]]:
+    def conflicts(self, hyper: BaseModel, config: CommonConfig) -> Iterator[tuple[KeyPath, str]]:
         """Yield each key of a config that the method cannot go with, and why."""
         ...
 

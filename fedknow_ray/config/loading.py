@@ -148,9 +148,9 @@ def _check_method_goes_with(
     document: Document, method: MethodConfig, common: CommonConfig, catalogue: Catalogue, faults: Faults
 ) -> None:
     """Look for what the method cannot go with, unless what it looks at is faulty by itself."""
-    if faults.touches(("model",)) or faults.touches(("training",)):
+    if any(faults.touches((section,)) for section in ("model", "training", "compression")):
         return
-    for key, message in catalogue.methods.get(method.name).conflicts(method.hyper, common.model, common.training):
+    for key, message in catalogue.methods.get(method.name).conflicts(method.hyper, common):
         faults.add(document.place(key, ("method", "name"), key[:1]), key, message)
 
 

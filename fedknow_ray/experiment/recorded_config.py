@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fedknow_ray.config.catalogue import Catalogue
 from fedknow_ray.config.loading import load_config
-from fedknow_ray.config.model import ModelConfig, RunConfig, TrainingConfig
+from fedknow_ray.config.model import CommonConfig, RunConfig
 from fedknow_ray.config.yaml import KeyPath
 from fedknow_ray.experiment.catalogue import DEVICES
 from fedknow_ray.experiment.manifest import recorded_device
@@ -38,9 +38,7 @@ class RecordedHyperparameters(BaseModel):
 class _RecordedMethod:
     hyperparameters: type[BaseModel] = RecordedHyperparameters
 
-    def conflicts(
-        self, hyper: BaseModel, model: ModelConfig, training: TrainingConfig
-    ) -> Iterator[tuple[KeyPath, str]]:
+    def conflicts(self, hyper: BaseModel, config: CommonConfig) -> Iterator[tuple[KeyPath, str]]:
         """Yield nothing: what the run was made with went together."""
         yield from ()
 

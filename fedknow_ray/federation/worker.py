@@ -66,8 +66,10 @@ class Assembly:
         layout = feature_layout(self.model, height=self.height, width=self.width, channels=self.channels)
         footprint = self.costs().footprint
         head = (self.classes, footprint.F + 1) if self.config.model.head == "global" else None
-        tensors = tuple(piece.size for piece in layout)
-        return make_compressor(settings.pop("name"), UpdateLayout(tensors, footprint.B, head), **settings)
+        update_layout = UpdateLayout(tuple(piece.size for piece in layout), footprint.B, head)
+        if self.method.shortens_updates:
+            return self.make_method().compressor(layout, update_layout)
+        return make_compressor(settings.pop("name"), update_layout, **settings)
 
     def door(self, broadcast: Buffer) -> Door:
         """Return what checks the run's updates before they are summed; *broadcast* is any broadcast of the run."""
@@ -135,7 +137,7 @@ class ClientWorker:
         """Return the client's scores on its first *learnt_tasks* tasks."""
         model = None if shared is None else SharedModel.of(decode(shared))
         tests = [self._test_data(client_id, task_index) for task_index in range(learnt_tasks)]
-        return list(score_client(client_id, self._learner, self._state(client_id), model, tests))
+        return list(score_client(client_id, self._learner, self._state(client_id), model, tests, self._method))
 
     def state_bytes(self, client_id: int) -> bytes:
         """Return a client's state as bytes."""

@@ -70,7 +70,11 @@ class StepCosts:
 
     def optimize(self, classes: int) -> WorkItem:
         """One optimizer step over the features and *classes* head rows."""
-        return WorkItem("optimize", 1, 0, self._optimizer_passes() * FLOAT_BYTES * self._trainable(classes))
+        return self.optimize_values(self._trainable(classes))
+
+    def optimize_values(self, values: int) -> WorkItem:
+        """One optimizer step over so many values."""
+        return WorkItem("optimize", 1, 0, self._optimizer_passes() * FLOAT_BYTES * values)
 
     def passes(self, phase: str, passes: int) -> WorkItem:
         """Reading or writing the feature weights *passes* times, without products."""

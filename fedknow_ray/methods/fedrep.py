@@ -29,7 +29,7 @@ from fedknow_ray.methods.learner import Learner, cross_entropy_rule
 from fedknow_ray.methods.method import ClientState, Outcome, Plan, TaskData, VisitFacts
 
 if TYPE_CHECKING:
-    from fedknow_ray.config.model import ModelConfig, TrainingConfig
+    from fedknow_ray.config.model import CommonConfig, TrainingConfig
     from fedknow_ray.config.yaml import KeyPath
 
 
@@ -52,22 +52,22 @@ class FedRep(FedAvg):
     hyperparameters: ClassVar[type[BaseModel]] = FedRepSettings
 
     @classmethod
-    def conflicts(cls, hyper: BaseModel, model: ModelConfig, training: TrainingConfig) -> Iterator[tuple[KeyPath, str]]:
+    def conflicts(cls, hyper: BaseModel, config: CommonConfig) -> Iterator[tuple[KeyPath, str]]:
         """Refuse a head that is not the client's own, and a division that leaves no epoch for the body."""
-        if model.head != "local":
+        if config.model.head != "local":
             yield (
                 ("model", "head"),
-                f"fedrep gives each client a head of its own and averages the features alone; {model.head!r} would "
-                "average the head too: set it to local, or use fedavg",
+                f"fedrep gives each client a head of its own and averages the features alone; {config.model.head!r} "
+                "would average the head too: set it to local, or use fedavg",
             )
         settings = cast(FedRepSettings, hyper)
-        head, body = settings.parts(training)
+        head, body = settings.parts(config.training)
         if body:
             return
         if settings.head_epochs is None:
             yield ("training", "local_epochs"), "fedrep needs 2 or more: one epoch for the head, one for the body"
         else:
-            told = f"{head} leaves no epoch for the body, since training.local_epochs is {training.local_epochs}"
+            told = f"{head} leaves no epoch for the body, since training.local_epochs is {config.training.local_epochs}"
             yield ("method", "head_epochs"), f"{told}; raise that to {head + 1} or more, or lower this"
 
     @property

@@ -84,8 +84,10 @@ class Learner:
         self._after_step: Callable[[], None] | None = None
         self._trained_rows = self.network.rows
 
-    def train(self, data: TaskData, epochs: int, rule: GradientRule) -> float:
+    def train(self, data: TaskData, epochs: int, rule: GradientRule, step: Callable[[], None] | None = None) -> float:
         """Train for some epochs with a gradient rule; return the mean loss of an image. Shuffles unless told not to.
+
+        *step* makes an optimizer step in place of `optimize`, where it is not the network's vector that is trained.
 
         Raises:
             DivergenceError: if the loss is no finite number.
@@ -99,7 +101,7 @@ class Learner:
                 index = torch.from_numpy(indices)
                 batch = Batch(indices, images[index].permute(0, 3, 1, 2), labels[index])
                 total += rule(self, batch) * len(indices)
-                self.optimize()
+                (step or self.optimize)()
         return _mean_loss(total, epochs * len(labels))
 
     @property

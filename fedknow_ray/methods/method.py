@@ -8,7 +8,7 @@ It plans the work of a visit exactly from its facts, and the work that is counte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -19,10 +19,13 @@ from pydantic import BaseModel, ConfigDict
 from fedknow_ray.simulation.work import Work
 
 if TYPE_CHECKING:
-    from fedknow_ray.config.model import ModelConfig, TrainingConfig
+    from fedknow_ray.config.model import CommonConfig, TrainingConfig
     from fedknow_ray.config.yaml import KeyPath
     from fedknow_ray.methods.costs import StepCosts
     from fedknow_ray.methods.learner import Learner
+    from fedknow_ray.models.layout import TensorSlice
+    from fedknow_ray.transport.compression import Compressor
+    from fedknow_ray.transport.update_layout import UpdateLayout
 
 
 OwnModel: TypeAlias = Literal["last_visit", "final"]
@@ -145,6 +148,8 @@ class Method(ABC):
     sees_past_data: ClassVar[bool] = False
     #: Whether there is a server part: `served_shapes`, `serve` and `proxy_fraction`.
     serves: ClassVar[bool] = False
+    #: Whether it shortens its updates itself (`compressor`), and so goes with no other compression.
+    shortens_updates: ClassVar[bool] = False
 
     def __init__(self, hyper: BaseModel, training: TrainingConfig, costs: StepCosts) -> None:
         self.hyper = hyper
@@ -152,7 +157,7 @@ class Method(ABC):
         self.costs = costs
 
     @classmethod
-    def conflicts(cls, hyper: BaseModel, model: ModelConfig, training: TrainingConfig) -> Iterator[tuple[KeyPath, str]]:
+    def conflicts(cls, hyper: BaseModel, config: CommonConfig) -> Iterator[tuple[KeyPath, str]]:
         """Yield each key of a config that the method cannot go with, and why: the run is refused before it starts."""
         yield from ()
 
@@ -195,6 +200,14 @@ class Method(ABC):
         tasks than the last one, never with fewer; what a client's state still holds of them is dropped there.
         """
         return False
+
+    def compressor(self, pieces: Sequence[TensorSlice], layout: UpdateLayout) -> Compressor:
+        """Return what shortens its updates, where it `shortens_updates`; *pieces* the tensors of the features."""
+        raise NotImplementedError(f"{type(self).__name__} does not shorten its updates")
+
+    def features_of_task(self, learner: Learner, state: ClientState, task_index: int) -> NDArray[np.float32] | None:
+        """Return the features (S,) with which a client's own model is used for one of its tasks, None for `own_S`."""
+        return None
 
     @property
     def served_shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -26,7 +26,8 @@ class Footprint:
 
     `forward_flops`, `backward_flops` (weights and inputs, without the gradient of the image itself), `kept_bytes`
     (activations that a backward pass needs), `input_bytes`: for one image. `P`, `B`, `F` as in models.network; `nodes`
-    are all channels that a convolution gives and all rows of linear layers.
+    are all channels that a convolution gives and all rows of linear layers; `units` is the sum of the first sides of
+    all tensors of feature weights, so that a layer with a bias counts twice.
     """
 
     P: int
@@ -37,6 +38,7 @@ class Footprint:
     kept_bytes: int
     input_bytes: int
     nodes: int = 0
+    units: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -74,6 +76,7 @@ def _measure(spec: ModelSpec, height: int, width: int, channels: int) -> Footpri
         kept_bytes=(kept_4 - kept_2) // 2,
         input_bytes=FLOAT_BYTES * channels * height * width,
         nodes=sum(p.shape[0] for p in features.parameters() if p.dim() > 1),
+        units=sum(p.shape[0] for p in features.parameters()),
     )
 
 

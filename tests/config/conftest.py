@@ -17,9 +17,9 @@ class Method:
     hyperparameters: type[BaseModel]
     needs_local_head: bool = False
 
-    def conflicts(self, hyper, model, training):
-        if self.needs_local_head and model.head == "global":
-            yield ("model", "head"), f"cannot be global in {training.local_epochs} epochs"
+    def conflicts(self, hyper, config):
+        if self.needs_local_head and config.model.head == "global":
+            yield ("model", "head"), f"cannot be global in {config.training.local_epochs} epochs"
 
 
 @dataclass(frozen=True)

@@ -94,3 +94,24 @@ def test_only_the_rows_of_the_task_compete(learner: Learner):
     loud = np.concatenate([HEAD[:2], np.array([[0, 100], [0, 100]], np.float32)])
     state = ClientState(loud, own_S=features(1))
     assert next(score_client(0, learner, state, None, TESTS[:1])) == Score(0, "own", 0, 2, 4)
+
+
+class Restoring:
+    """A method whose own model has other features for task 0: the sign of the pixel turned round."""
+
+    def features_of_task(self, learner: Learner, state: ClientState, task_index: int) -> np.ndarray | None:
+        return features(-1) if task_index == 0 else None
+
+
+def test_a_method_may_have_features_of_its_own_for_each_task(learner: Learner):
+    """Task 0 guesses 0, 1, 1, 0 with a weight of -1, as above; task 1 is what it is with the own features."""
+    state = ClientState(HEAD, own_S=features(1))
+    scores = list(score_client(3, learner, state, SharedModel(features(1), None), TESTS, Restoring()))
+    assert scores == [
+        Score(3, "own", 0, 2, 4),
+        Score(3, "own", 1, 2, 3),
+        Score(3, "global", 0, 2, 4),
+        Score(3, "global", 1, 2, 3),
+    ]
+    (other,) = score_client(3, learner, state, None, TESTS[1:], Restoring())
+    assert other == Score(3, "own", 0, 1, 3)

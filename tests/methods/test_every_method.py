@@ -18,9 +18,12 @@ from fedknow_ray.methods.fedknow.integrator import IntegrationResult
 from fedknow_ray.methods.method import Method
 from fedknow_ray.simulation.work import Work
 
-#: Every registered method, and FedKNOW's settings that change its work or what it moves.
+#: Every registered method, and settings that change its work or what it moves.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in METHODS.names()},
+    # its default of 100 is for Adam: the steepest slopes of the loss are then beyond what SGD can go at these rates
+    "fedweit": ("fedweit", {"lambda_2": 1.0}),
+    "fedweit/current": ("fedweit", {"lambda_2": 1.0, "evaluation": "current", "client_sparsity": 0.0}),
     "fedavg/final": ("fedavg", {"own_model": "final"}),
     "ewc/labels final": ("ewc", {"fisher": "labels", "own_model": "final"}),
     "ags_cl/final": ("ags_cl", {"sparsity": 0.1, "own_model": "final"}),
