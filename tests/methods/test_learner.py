@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from workbench import ADAM, CLASSES, DRY, NORMED, SGD, make_learner, steps_of, t
 from fedknow_ray.config.model import AdamOptimizer, SgdOptimizer, TrainingConfig
 from fedknow_ray.methods.costs import repeat
 from fedknow_ray.methods.learner import Learner, Normalisation, cross_entropy_rule, head_pass
+from fedknow_ray.methods.method import VisitFacts
 from fedknow_ray.models.catalogue import ModelSpec
 
 
@@ -172,6 +175,33 @@ def test_training_the_head_counts_what_it_plans():
     learner, facts = make_learner(), object.__new__(type("Facts", (), {"images": 20, "classes": CLASSES}))
     learner.train_head(task_data())
     assert steps_of(learner.log.work()) == steps_of(learner.costs.head_training(facts))
+
+
+def test_the_head_is_trained_for_as_many_epochs_as_asked():
+    learner, data = make_learner(), task_data()
+    learner.train_head(data, 5)
+    steps = steps_of(learner.log.work())
+    assert sum(count for step, count in steps.items()) == 3 + 15
+    assert steps == steps_of(learner.costs.head_training(VisitFacts(0, 0, 0, 20, CLASSES, False), 5))
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, SGD], ids=["adam", "sgd"])
+def test_a_frozen_head_stays_and_the_features_train_as_a_visit_of_them_alone_begins(optimizer: Any):
+    """With momentum and decay about; steps are counted from 0 again, of the 275 weights alone, until the next visit."""
+    learner, data = make_learner(config=training(optimizer=optimizer)), task_data()
+    learner.train(data, 1, cross_entropy_rule)
+    head_RF, features_S = learner.network.head_rows(), learner.network.state()
+    learner.freeze_head()
+    assert learner.step == 0
+    learner.train(data, 1, cross_entropy_rule)
+    np.testing.assert_array_equal(learner.network.head_rows(), head_RF)
+    assert not np.array_equal(learner.network.state(), features_S)
+    optimizer_steps = [item for item in learner.log.work().items if item.phase == "optimize"]
+    assert [item.count for item in optimizer_steps] == [3, 3]
+    assert optimizer_steps[1].moved_bytes * (275 + 2 * 6) == optimizer_steps[0].moved_bytes * 275
+    learner.begin(np.random.default_rng(1))
+    learner.train(data, 1, cross_entropy_rule)
+    assert not np.array_equal(learner.network.head_rows(), head_RF)
 
 
 def test_features_are_those_of_evaluation_in_any_batch_size():
