@@ -42,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
         "policy": {"name": "fedbuff", "buffer_size": 2, "concurrency": 3},
     },
     "server part": {"method": {"name": "flcn", "strength": 0.1}, "policy": {"name": "fedbuff", "buffer_size": 2}},
+    "a model for each task": {"method.name": "fedweit", "model.head": "global", "scenario.task_order": "shuffled"},
     "without federation": {"method.name": "local"},
 }
 
