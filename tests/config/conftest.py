@@ -65,14 +65,7 @@ def with_own_devices(path):
 @pytest.fixture(scope="session")
 def catalogue():
     return Catalogue(
-        methods=registry(
-            "method",
-            {
-                "fedknow": Method(FedKnowHyper),
-                "fedavg": Method(FedAvgHyper),
-                "sparse": Method(FedAvgHyper, shortens_updates=True),
-            },
-        ),
+        methods=registry("method", {"fedknow": Method(FedKnowHyper), "fedavg": Method(FedAvgHyper)}),
         models=registry("model", {"cnn6": Network(8), "cnn6_quarter": Network(8), "resnet18": Network(32)}),
         datasets=registry("data set", DATASETS),
         devices=registry("device", {name: object() for name in DEVICES}),

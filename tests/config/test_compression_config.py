@@ -1,8 +1,13 @@
 """The section `compression`: its names, their keys, and what is told of a mistake."""
 
+from dataclasses import replace
+
 import pytest
 
+from fedknow_ray.config import load_config
 from fedknow_ray.config.compression import Int8Compression, NoCompression, TopKCompression
+from fedknow_ray.errors import ConfigError
+from fedknow_ray.registry import Registry
 
 
 def test_updates_are_sent_as_they_are_unless_a_config_says_otherwise(load):
@@ -44,9 +49,16 @@ def test_a_mistake_is_told(faults_of, text, message):
     assert faults_of(f"compression: {text}") == [f"x.yaml:1: {message}"]
 
 
-def test_a_method_that_shortens_its_updates_itself_goes_with_no_other_compression(load, faults_of):
-    assert load("method: {name: sparse}").compression == NoCompression()
-    assert faults_of("method: {name: sparse}\ncompression: {name: int8}") == [
+def test_a_method_that_shortens_its_updates_itself_goes_with_no_other_compression(catalogue, tmp_path):
+    methods = Registry("method")
+    methods.register("sparse", replace(catalogue.methods.get("fedavg"), shortens_updates=True))
+    (tmp_path / "x.yaml").write_text("method: {name: sparse}\ncompression: {name: int8}")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "x.yaml", catalogue=replace(catalogue, methods=methods))
+    (fault,) = caught.value.faults
+    assert str(fault).endswith(
         "x.yaml:2: compression.name: 'int8' does not go with method sparse, which sends a part of its update by a rule "
         "of its own; leave compression out, or choose another method"
-    ]
+    )
+    (tmp_path / "x.yaml").write_text("method: {name: sparse}")
+    assert load_config(tmp_path / "x.yaml", catalogue=replace(catalogue, methods=methods)).method.name == "sparse"
