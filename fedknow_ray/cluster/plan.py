@@ -126,7 +126,8 @@ def plan_cluster(
         fits=lambda actors: True,
     )
     # the server's actor may be on any node
-    serving_bytes = server_memory_bytes(serves=METHODS.get(config.method.name).serves) - SERVER_MEMORY_BYTES
+    serves = METHODS.get(config.method.name).serves
+    serving_bytes = server_memory_bytes(sizes.visit_bytes, serves=serves) - SERVER_MEMORY_BYTES
     groups = []
     for device in dict.fromkeys(config.devices):
         _check_label(device)

@@ -85,7 +85,7 @@ def _connected(
     if config is None or sizes is None:
         return check_machines(probe_nodes())
 
-    server_bytes = _server_bytes(config)
+    server_bytes = _server_bytes(config, sizes)
 
     def fits(offers: Sequence[NodeOffer]) -> bool:
         actors = fleet_actors(config, sizes, offers)
@@ -106,12 +106,12 @@ def fleet_actors(config: RunConfig, sizes: Sizes, nodes: Sequence[NodeOffer]) ->
         client_bytes=sizes.client_bytes,
         visit_bytes=sizes.visit_bytes,
         memory_per_actor=config.placement.memory_per_actor,
-        fits=lambda actors: not find_homeless(actors, nodes, _server_bytes(config)),
+        fits=lambda actors: not find_homeless(actors, nodes, _server_bytes(config, sizes)),
     )
 
 
-def _server_bytes(config: RunConfig) -> int:
-    return server_memory_bytes(serves=METHODS.get(config.method.name).serves)
+def _server_bytes(config: RunConfig, sizes: Sizes) -> int:
+    return server_memory_bytes(sizes.visit_bytes, serves=METHODS.get(config.method.name).serves)
 
 
 def check_machines(probes: Sequence[NodeProbe]) -> list[Check]:

@@ -123,5 +123,5 @@ def importance(learner: Learner, images_NHWC: NDArray[Any], batch: int) -> Tenso
         z_NF = network(x_NCHW)
         # the gradient of the sum, whose size is that of the mean times the number of images
         torch.autograd.backward(z_NF, 2 * z_NF.detach())
-        total_P += network.grad[: network.P].abs()
+        total_P += network.grad[: network.P].abs_()
     return total_P / len(images_NHWC)

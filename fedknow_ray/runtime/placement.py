@@ -19,8 +19,6 @@ from fedknow_ray.units import format_bytes
 ACTOR_BASE_BYTES = 400 * 2**20
 #: The server's actor, which imports no torch.
 SERVER_MEMORY_BYTES = 400 * 2**20
-#: What a method with a server part adds to it: a process with torch, and (estimated) its network and one batch.
-SERVING_BYTES = ACTOR_BASE_BYTES + 200 * 2**20
 #: Ray counts processors in ten-thousandths; a thousandth lets 1,000 actors share one.
 CPU_UNITS = 10_000
 ACTOR_CPUS = 0.001
@@ -28,9 +26,13 @@ DEVICE_LABEL = "fedknow.io/device"
 DEVICE_RESOURCE = "device:{}"
 
 
-def server_memory_bytes(*, serves: bool) -> int:
-    """Return what the server's actor asks for, of a method with a server part or without one."""
-    return SERVER_MEMORY_BYTES + (SERVING_BYTES if serves else 0)
+def server_memory_bytes(visit_bytes: int, *, serves: bool) -> int:
+    """Return what the server's actor asks for.
+
+    Where a method *serves* it is a process with torch as well, with a network, its gradients and one batch: no more
+    than a visit holds, *visit_bytes*.
+    """
+    return SERVER_MEMORY_BYTES + (ACTOR_BASE_BYTES + visit_bytes if serves else 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,10 +38,12 @@ from fedknow_ray.transport.payload import Buffer
 class RayExecutor:
     """Makes visits in client actors and averages their updates in the server actor.
 
-    *care* None: a lost actor ends the run.
+    *server_bytes* the server's actor asks for; *care* None: a lost actor ends the run.
     """
 
-    def __init__(self, assembly: Assembly, pool: ClientPool, broadcast: Buffer, care: Care | None) -> None:
+    def __init__(
+        self, assembly: Assembly, pool: ClientPool, broadcast: Buffer, server_bytes: int, care: Care | None
+    ) -> None:
         recovery, compressor = assembly.config.recovery, assembly.compressor()
         losses = Losses(recovery.losses_in_a_row, care.lost if care else lambda loss: None)
         self._federated = assembly.method.federated
@@ -53,6 +55,7 @@ class RayExecutor:
             losses,
             replaces=care is not None,
             wait_s=recovery.wait_for_node_s,
+            memory_bytes=server_bytes,
             serves=assembly.method.serves,
         )
         self._serves = assembly.method.serves
@@ -172,7 +175,8 @@ def ray_executor(
         PlacementError: if the nodes cannot hold the fleet.
     """
     nodes = node_offers()
-    placement, server_bytes = assembly.config.placement, server_memory_bytes(serves=assembly.method.serves)
+    placement = assembly.config.placement
+    server_bytes = server_memory_bytes(sizes.visit_bytes, serves=assembly.method.serves)
     specs = plan_actors(
         assembly.config.devices,
         clients_per_actor=placement.clients_per_actor,
@@ -183,7 +187,7 @@ def ray_executor(
     )
     check_fits(specs, nodes, server_bytes)
     pool = ClientPool(assembly, specs, nodes, care.waiting if care else lambda text: None)
-    executor = RayExecutor(assembly, pool, broadcast, care)
+    executor = RayExecutor(assembly, pool, broadcast, server_bytes, care)
     try:
         executor.start(dataset, start)
         yield executor

@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fedknow_ray.errors import WorkerLost
 from fedknow_ray.federation.door import Door
 from fedknow_ray.runtime.losses import Loss, Losses
-from fedknow_ray.runtime.placement import server_memory_bytes
+from fedknow_ray.runtime.placement import SERVER_MEMORY_BYTES
 from fedknow_ray.runtime.ray_calls import get, is_there
 from fedknow_ray.runtime.ray_server import ServerActor
 from fedknow_ray.runtime.timing import now_s
@@ -44,11 +44,12 @@ class ServerLink:
         *,
         replaces: bool,
         wait_s: float,
+        memory_bytes: int = SERVER_MEMORY_BYTES,
         serves: bool = False,
     ) -> None:
         self._losses, self._replaces, self._wait_s = losses, replaces, wait_s
         self._arguments: tuple[Any, ...] = (compressor, door)
-        self._memory_bytes = server_memory_bytes(serves=serves)
+        self._memory_bytes = memory_bytes
         self._actor: Any = None if serves else self._create()
 
     def serve_from(self, assembly: Any, dataset: Any) -> None:

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedknow_ray.cluster.plan import NodeGroup, cluster_name, plan_cluster
-from fedknow_ray.config.model import FleetEntry, PlacementConfig, RunConfig
+from fedknow_ray.config.model import FleetEntry, MethodConfig, PlacementConfig, RunConfig
 from fedknow_ray.errors import UserError
 from fedknow_ray.experiment.run import read_config
+from fedknow_ray.methods.flcn import FlcnSettings
 from fedknow_ray.runtime.care import Sizes
 from fedknow_ray.runtime.placement import NodeOffer, find_homeless, plan_actors
 
@@ -44,6 +45,13 @@ def test_a_kind_is_on_one_node_with_room_for_an_actor_a_client_and_the_server():
     assert nano.resources == {"device:nano": 3}
     assert nano.labels == {"fedknow.io/device": "nano"}
     assert plan.clients == "1 node of 3 nano, 1 node of 8 tx2"
+
+
+def test_a_server_that_serves_has_room_for_torch_and_a_visit_on_each_node():
+    config = with_fleet({"nano": 3})
+    serving = config.model_copy(update={"method": MethodConfig(name="flcn", hyper=FlcnSettings())})
+    plain, more = (plan_cluster(c, "x", Sizes(10 * MIB, 100 * MIB)).groups[0].memory_bytes for c in (config, serving))
+    assert more - plain == 500 * MIB
 
 
 def test_nodes_take_equal_shares_of_what_may_be_on_one():

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedknow_ray.errors import PlacementError
-from fedknow_ray.runtime.placement import ACTOR_BASE_BYTES, ActorSpec, NodeOffer, check_fits, find_homeless, plan_actors
+from fedknow_ray.runtime.placement import (
+    ACTOR_BASE_BYTES,
+    ActorSpec,
+    NodeOffer,
+    check_fits,
+    find_homeless,
+    plan_actors,
+    server_memory_bytes,
+)
 
 MIB = 2**20
 devices = st.lists(st.sampled_from(["nano", "tx2", "pi"]), min_size=1, max_size=40)
@@ -186,3 +194,8 @@ def test_auto_packs_until_the_nodes_can_hold_it_and_not_only_their_sum():
         fits=lambda actors: not find_homeless(actors, nodes),
     )
     assert [len(actor.client_ids) for actor in actors] == [1, 2]
+
+
+def test_a_server_that_serves_asks_for_torch_and_a_visit_more():
+    assert server_memory_bytes(7, serves=False) == 400 * 2**20
+    assert server_memory_bytes(7, serves=True) == 800 * 2**20 + 7

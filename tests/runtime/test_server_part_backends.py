@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import tiny
 
 from fedknow_ray.experiment.assembly import open_data, put_together
@@ -19,6 +21,7 @@ from fedknow_ray.federation.visit import VisitKind, VisitOrder
 from fedknow_ray.methods.method import VisitFacts
 from fedknow_ray.results.run import Run
 from fedknow_ray.runtime.local import LocalExecutor
+from fedknow_ray.runtime.server_link import ServerLink
 from fedknow_ray.transport.payload import decode
 
 FLCN = {"method": {"name": "flcn", "strength": 0.1, "server_samples": 0.25}, "placement.clients_per_actor": 2}
@@ -119,3 +122,24 @@ def test_forks_to_and_from_it_begin_with_no_importance(local: Run, tmp_path: Pat
 @pytest.mark.ray
 def test_both_backends_give_the_same_bits(local: Run, tmp_path: Path) -> None:
     same(execute(tiny.write_config(tmp_path), FLCN, out=tmp_path / "ray"), local)
+
+
+@pytest.mark.ray
+def test_a_server_that_is_lost_is_made_anew_and_serves_what_it_would_have(
+    local: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its actor is killed before the second merge, when the model is no longer that of the start."""
+    merges: list[int] = []
+    merge = ServerLink.merge
+
+    def struck(link: ServerLink, *arguments: Any) -> Any:
+        merges.append(len(merges))
+        if len(merges) == 2:
+            ray.kill(link._actor)
+        return merge(link, *arguments)
+
+    monkeypatch.setattr(ServerLink, "merge", struck)
+    run = execute(tiny.write_config(tmp_path), FLCN, out=tmp_path / "ray")
+    same(run, local)
+    lost = [json.loads(row["detail"])["what"] for row in run.events.to_pylist() if row["kind"] == "actor_lost"]
+    assert lost == ["server_actor"]
