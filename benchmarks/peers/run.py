@@ -155,7 +155,7 @@ def run(work: workload.Workload, backend: str, out: Path) -> float:
         config = parts.assembly.config
         directory.write_config(dump_yaml(config))
         directory.write_manifest(
-            make_manifest(work.name, config, parts.dataset, parts.start, parts.ledger.devices, backend)
+            make_manifest(work.name, config, parts.dataset, parts.start, parts.ledger.devices, backend, 0)
         )
         store = ResultStore(directory)
         store.append(executor.placement())

@@ -69,6 +69,7 @@ def test_it_prints_its_progress_a_table_and_one_object(
 
 
 @pytest.mark.program
+@pytest.mark.slow
 def test_killed_and_interrupted_and_continued_it_gives_the_same_table(
     undisturbed: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path
 ):

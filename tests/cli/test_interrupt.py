@@ -49,7 +49,7 @@ def wait_for(path: Path, seconds: float) -> None:
     [
         ("local", signal.SIGINT),
         pytest.param("ray", signal.SIGINT, marks=pytest.mark.ray),
-        pytest.param("ray", signal.SIGTERM, marks=pytest.mark.ray),
+        pytest.param("ray", signal.SIGTERM, marks=[pytest.mark.ray, pytest.mark.slow]),
     ],
 )
 def test_an_interrupted_run_is_closed_cleanly(tmp_path: Path, backend: str, sign: signal.Signals) -> None:

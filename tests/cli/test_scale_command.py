@@ -46,6 +46,7 @@ def without_host(told: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.program
+@pytest.mark.slow
 def test_interrupted_and_continued_it_says_the_same_as_in_one_go(tmp_path: Path):
     """Ctrl-C as soon as one run is there: status 130; the same command makes the others, and no run twice."""
     once, twice = tmp_path / "once", tmp_path / "twice"

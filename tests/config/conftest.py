@@ -73,7 +73,9 @@ def catalogue():
             "method",
             {"fedknow": Method(FedKnowHyper), "fedavg": Method(FedAvgHyper), "fedrep": Method(FedAvgHyper, True)},
         ),
-        models=registry("model", {"cnn6": Network(8), "cnn6_quarter": Network(8), "resnet18": Network(32)}),
+        models=registry(
+            "model", {"cnn6": Network(8), "cnn6_half": Network(8), "cnn6_quarter": Network(8), "resnet18": Network(32)}
+        ),
         datasets=registry("data set", DATASETS),
         devices=registry("device", {name: object() for name in DEVICES}),
         with_own_devices=with_own_devices,

@@ -68,7 +68,7 @@ seed: 3
     ("text", "fault"),
     [
         ("method: {name: fedknw}\n", "x.yaml:1: method.name: unknown method 'fedknw'; did you mean 'fedknow'?"),
-        ("method: {name: 3}\n", "x.yaml:1: method.name: unknown method 3; known: fedavg, fedknow"),
+        ("method: {name: 3}\n", "x.yaml:1: method.name: unknown method 3; known: fedavg, fedknow, fedrep"),
         ("method: {name: fedavg, rho: 1}\n", "x.yaml:1: method.rho: unknown key; known: name"),
         ("method: {nam: fedavg}\n", "x.yaml:1: method.nam: unknown key; did you mean 'name'?"),
         ("method: {limit: most}\n", "x.yaml:1: method.limit: must be a whole number or 'all', got 'most'"),

@@ -105,6 +105,7 @@ def test_the_forecast_is_what_the_run_records(folder: Path, overrides: dict[str,
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_both_backends_give_the_same_bits(folder: Path, overrides: dict[str, Any], run: Run):
     same(execute(write_config(folder), {**overrides, "placement.clients_per_actor": 2}, out=folder / "ray"), run)
 

@@ -47,6 +47,9 @@ class FakeCosts:
     def evaluation_bytes(self, facts: VisitFacts) -> int:
         return 100
 
+    def ending_bytes(self, facts: VisitFacts, *, trains_head: bool) -> int:
+        return 100
+
     def head_training_bytes(self, facts: VisitFacts) -> int:
         return 100
 

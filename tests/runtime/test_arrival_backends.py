@@ -31,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fedasync": {"policy": {"name": "fedasync", "concurrency": 3}, "failures.probability": 0.1},
 }
 each = pytest.mark.parametrize("name", CASES)
+SLOW = pytest.mark.slow
 
 
 def settings(folder: Path, name: str) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 
 @pytest.mark.ray
-@each
+@pytest.mark.parametrize("name", [name if name == "rounds" else pytest.param(name, marks=SLOW) for name in CASES])
 def test_both_backends_give_the_same_bits(local: dict[str, Run], name: str, tmp_path: Path) -> None:
     run, other = execute(write_config(tmp_path), settings(tmp_path, name), out=tmp_path / "ray"), local[name]
     assert run.summary is not None and other.summary is not None

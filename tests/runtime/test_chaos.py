@@ -12,6 +12,7 @@ import pytest
 from chaos_tally import Blow, rounds_repeated, spread
 
 CHAOS = Path(__file__).with_name("chaos.py")
+SLOW = pytest.mark.slow
 
 
 def strike(folder: Path, kinds: str, *options: str, timeout_s: float = 600.0) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def assert_nothing_lost(found: dict[str, Any], kills: int) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("kinds", ["client_actor,server_actor,driver", "worker_node"])
+@pytest.mark.parametrize("kinds", ["client_actor,server_actor,driver", pytest.param("worker_node", marks=SLOW)])
 def test_a_kill_changes_no_bit_and_leaves_nothing_behind(kinds: str, tmp_path: Path) -> None:
     """Client actor, server actor and driver in one run, which is then resumed in one process; a node in another."""
     found = strike(tmp_path, kinds, "--kills", "1", "--small")

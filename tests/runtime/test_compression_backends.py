@@ -77,7 +77,9 @@ def trained(run: Run, column: str) -> list[int]:
 
 
 @pytest.mark.ray
-@compressed
+@pytest.mark.parametrize(
+    "name", ["topk", pytest.param("float16", marks=pytest.mark.slow), pytest.param("int8", marks=pytest.mark.slow)]
+)
 def test_both_backends_give_the_same_bits(name: str, local: dict[str, Run], tmp_path: Path) -> None:
     there = execute(tiny.write_config(tmp_path), settings(name), out=tmp_path / "ray")
     assert_same(there, local[name])
@@ -99,7 +101,7 @@ def assert_same(there: Run, here: Run) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("first", "second"), [("ray", "local"), ("local", "ray")])
+@pytest.mark.parametrize(("first", "second"), [("ray", "local"), pytest.param("local", "ray", marks=pytest.mark.slow)])
 def test_a_saved_run_owes_what_it_owed(first: Backend, second: Backend, local: dict[str, Run], tmp_path: Path) -> None:
     config, boundary = tiny.write_config(tmp_path), Boundary(0, False)
     chosen = settings("topk")

@@ -23,6 +23,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "fedasync": {"name": "fedasync", "concurrency": 2},
 }
 each = pytest.mark.parametrize("name", POLICIES)
+SLOW = pytest.mark.slow
 
 
 def settings(name: str) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def test_a_run_is_taken_up_at_a_boundary(local: dict[str, Run], name: str, tmp_p
 
 
 @pytest.mark.ray
-@each
+@pytest.mark.parametrize("name", [name if name == "fedbuff" else pytest.param(name, marks=SLOW) for name in POLICIES])
 def test_both_backends_give_the_same_bits(local: dict[str, Run], name: str, tmp_path: Path) -> None:
     run = execute(write_config(tmp_path), settings(name), out=tmp_path / "ray")
     assert digest(run) == digest(local[name])

@@ -108,7 +108,7 @@ def test_an_address_where_nobody_answers_is_the_users_fault(tmp_path: Path) -> N
         execute(write_config(tmp_path), address="127.0.0.1:1", out=tmp_path / "run")
 
 
-@pytest.mark.parametrize(("first", "second"), [("ray", "local"), ("local", "ray")])
+@pytest.mark.parametrize(("first", "second"), [("ray", "local"), pytest.param("local", "ray", marks=pytest.mark.slow)])
 def test_a_run_saved_on_one_backend_is_taken_up_on_the_other(
     first: Backend, second: Backend, runs: dict[str, Run], tmp_path: Path
 ) -> None:

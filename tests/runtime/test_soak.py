@@ -29,6 +29,7 @@ def test_five_runs_in_one_process_leave_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_two_runs_on_ray_leave_nothing_behind(tmp_path: Path) -> None:
     found = soak("runs", "--runs", "2", "--out", str(tmp_path), timeout_s=300.0)
     # Ray 2.60 itself keeps a log and a socket open now and then, with nothing of ours in the process
