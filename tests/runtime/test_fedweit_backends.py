@@ -58,7 +58,7 @@ def test_it_is_made_again_to_the_bit(local: Run) -> None:
 
 
 def test_it_refuses_another_compression(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'topk' does not go with method fedweit"):
+    with pytest.raises(UserError, match="'topk' does not go with fedweit"):
         read_config(tiny.write_config(tmp_path), {**FEDWEIT, "compression": {"name": "topk"}})
 
 
