@@ -205,7 +205,7 @@ class _Trained:
 
 def _keeps_own(order: VisitOrder, method: Method) -> bool:
     """Return whether the end of a task leaves the client's own model as its last training visit did."""
-    return order.facts.trained_this_task and not method.own_is_final
+    return not method.takes_final(order.facts)
 
 
 def _start(

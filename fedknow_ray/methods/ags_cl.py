@@ -113,12 +113,11 @@ class AgsCl(FedAvg):
         if not self._acts:
             return super().plan_finish(facts)
         own = self.costs.resident_bytes(facts) + 2 * self.costs.footprint.weight_bytes
-        others = [own + self.costs.activation_bytes(facts.images), self.costs.evaluation_bytes(facts)]
-        if self.own_is_final or not facts.trained_this_task:
-            others.append(self.costs.head_training_bytes(facts))
+        own += self.costs.activation_bytes(facts.images)
+        ending = self.costs.ending_bytes(facts, trains_head=self.takes_final(facts))
         items = [self.costs.forward("importance", n, 0) for n in self.costs.batches(facts.images)]
         work = repeat([*items, self.costs.passes("importance", COPYING_PASSES)], 1)
-        return Plan(work, max(others) + self.kept_bytes(facts))
+        return Plan(work, max(own, ending) + self.kept_bytes(facts))
 
     def finish_task(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
         """Bring the importance of nodes up to date, and move the anchor to the client's own model."""

@@ -96,7 +96,7 @@ class Apfl(Method):
 
     def plan_finish(self, facts: VisitFacts) -> Plan:
         """Return no work, and room for v."""
-        ending_bytes = self.costs.ending_bytes(facts, trains_head=not facts.trained_this_task)
+        ending_bytes = self.costs.ending_bytes(facts, trains_head=self.takes_final(facts))
         return Plan(Work.none(), ending_bytes + self.kept_bytes(facts))
 
     def kept_bytes(self, facts: VisitFacts) -> int:

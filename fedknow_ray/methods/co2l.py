@@ -157,7 +157,7 @@ class Co2l(EpisodicMethod):
         memory = state.memory if isinstance(state.memory, Co2lMemory) else None
         before = memory.episodic if memory else None
         past_heads = None
-        if self._has_new_features(facts) and before and self._trained_heads(facts):
+        if self.takes_final(facts) and before and self._trained_heads(facts):
             learner.log.add(recall_item(self.costs, sum(self._trained_heads(facts))))
             past_heads = self._train_past_heads(learner, before.episodes, data)
         kept = super().finish_task(learner, replace(state, memory=before), data, facts).memory
@@ -187,7 +187,7 @@ class Co2l(EpisodicMethod):
         if self.settings.distillation_weight:
             work += repeat([self._store_encoder()], 1)
             peak_bytes += self.costs.model_bytes
-        if self._has_new_features(facts) and self._trained_heads(facts):
+        if self.takes_final(facts) and self._trained_heads(facts):
             work += repeat([recall_item(self.costs, sum(self.remembered(facts)))], 1) + self._plan_past_heads(facts)
             peak_bytes = max(peak_bytes, self._head_peak_bytes(facts))
         return Plan(work, peak_bytes)
@@ -198,10 +198,6 @@ class Co2l(EpisodicMethod):
 
     def _distils(self, facts: VisitFacts) -> bool:
         return facts.task_index > 0 and self.settings.distillation_weight > 0
-
-    def _has_new_features(self, facts: VisitFacts) -> bool:
-        """Return whether a task ends with other features than those of the client's last training visit."""
-        return self.own_is_final or not facts.trained_this_task
 
     def _store_encoder(self) -> WorkItem:
         return self.costs.stored("store", 1, self.costs.model_bytes)

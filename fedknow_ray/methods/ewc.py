@@ -16,14 +16,14 @@ N images, R head rows, P feature weights.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from fedknow_ray.methods.fedavg import FedAvg, FedAvgSettings
+from fedknow_ray.methods.fedavg import FedAvgSettings
 from fedknow_ray.methods.importance import HeldByImportance, image_gradients
 from fedknow_ray.methods.learner import Learner
 from fedknow_ray.methods.method import TaskData
@@ -42,6 +42,7 @@ class Ewc(HeldByImportance):
     """FedAvg held by the Fisher information."""
 
     hyperparameters: ClassVar[type[BaseModel]] = EwcSettings
+    begins_as_fedavg = True
 
     @property
     def settings(self) -> EwcSettings:
@@ -52,13 +53,6 @@ class Ewc(HeldByImportance):
     def strength(self) -> float:
         """Lambda."""
         return self.settings.strength
-
-    @classmethod
-    def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:
-        """Return the settings that can have made a difference by then: none before the first task is over."""
-        if cls is Ewc and task_index == 0 and not finished:
-            return FedAvg.past_settings(FedAvgSettings(), 0, finished=False)
-        return super().past_settings(hyper, task_index, finished=finished)
 
     def importance(self, learner: Learner, data: TaskData) -> Tensor:
         """Return the diagonal (P,) of the Fisher information, of the task's head rows, per image."""

@@ -38,6 +38,9 @@ class FedAvg(Method):
     """Plain local training; aggregation is the default weighted mean."""
 
     hyperparameters: ClassVar[type[BaseModel]] = FedAvgSettings
+    #: Whether the rounds of the first task are FedAvg's to the bit, whatever its settings. Not inherited: what a
+    #: subclass changes there is not known here.
+    begins_as_fedavg: ClassVar[bool] = False
 
     @property
     def own_is_final(self) -> bool:
@@ -47,6 +50,8 @@ class FedAvg(Method):
     @classmethod
     def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:
         """Return the settings that can have made a difference by then; `own_model` has not before the end of a task."""
+        if vars(cls).get("begins_as_fedavg") and task_index == 0 and not finished:
+            return FedAvg.past_settings(FedAvgSettings(), task_index, finished=finished)
         settings = super().past_settings(hyper, task_index, finished=finished)
         if task_index == 0 and not finished:
             settings.pop("own_model", None)

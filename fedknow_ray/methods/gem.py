@@ -21,7 +21,7 @@ Without past tasks and with `memory_fraction: 0` it is FedAvg to the bit.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from pydantic import BaseModel, Field
@@ -29,7 +29,6 @@ from torch import Tensor
 
 from fedknow_ray.methods.costs import repeat
 from fedknow_ray.methods.episodic import EpisodicMethod, EpisodicSettings, Recall, past_heads_item, recall_item
-from fedknow_ray.methods.fedavg import FedAvg
 from fedknow_ray.methods.fedknow.rules import Tally, integrate_into, integration_work
 from fedknow_ray.methods.learner import Batch, Learner, cross_entropy_rule
 from fedknow_ray.methods.method import ClientState, Outcome, Plan, TaskData, VisitFacts
@@ -90,13 +89,7 @@ class Gem(EpisodicMethod):
     """GEM on each client."""
 
     hyperparameters: ClassVar[type[BaseModel]] = GemSettings
-
-    @classmethod
-    def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:
-        """Return the settings that can have made a difference by then: in the first task it is FedAvg."""
-        if cls is Gem and task_index == 0 and not finished:
-            return FedAvg.past_settings(FedAvg.hyperparameters(), task_index, finished=finished)
-        return super().past_settings(hyper, task_index, finished=finished)
+    begins_as_fedavg = True
 
     def train(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
         """Train for the local epochs."""

@@ -89,11 +89,9 @@ class HeldByImportance(FedAvg):
         if not self.strength:
             return super().plan_finish(facts)
         own = self.costs.resident_bytes(facts) + 3 * self.costs.footprint.weight_bytes + self.costs.footprint.kept_bytes
-        others = [own, self.costs.evaluation_bytes(facts)]
-        if self.own_is_final or not facts.trained_this_task:
-            others.append(self.costs.head_training_bytes(facts))
+        ending = self.costs.ending_bytes(facts, trains_head=self.takes_final(facts))
         work = plan_image_gradients(self.costs, facts) + repeat([_merging(self.costs, facts)], 1)
-        return Plan(work, max(others) + self.kept_bytes(facts))
+        return Plan(work, max(own, ending) + self.kept_bytes(facts))
 
     def finish_task(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
         """Estimate the importance for the task, and move the anchor to the client's own model."""

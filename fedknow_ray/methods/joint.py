@@ -60,8 +60,7 @@ class Joint(FedAvg):
 
     def plan_finish(self, facts: VisitFacts) -> Plan:
         """Return no work, and room for the images."""
-        trains_head = self.own_is_final or not facts.trained_this_task
-        ending_bytes = self.costs.ending_bytes(facts, trains_head=trains_head)
+        ending_bytes = self.costs.ending_bytes(facts, trains_head=self.takes_final(facts))
         return Plan(Work.none(), ending_bytes + self.kept_bytes(facts))
 
     def kept_bytes(self, facts: VisitFacts) -> int:

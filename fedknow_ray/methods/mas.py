@@ -15,13 +15,13 @@ N images, P feature weights.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from fedknow_ray.methods.fedavg import FedAvg, FedAvgSettings
+from fedknow_ray.methods.fedavg import FedAvgSettings
 from fedknow_ray.methods.importance import HeldByImportance, image_gradients
 from fedknow_ray.methods.learner import Learner
 from fedknow_ray.methods.method import TaskData
@@ -38,18 +38,12 @@ class Mas(HeldByImportance):
     """FedAvg held by how much the output reacts."""
 
     hyperparameters: ClassVar[type[BaseModel]] = MasSettings
+    begins_as_fedavg = True
 
     @property
     def strength(self) -> float:
         """Lambda."""
         return cast(MasSettings, self.hyper).strength
-
-    @classmethod
-    def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:
-        """Return the settings that can have made a difference by then: none before the first task is over."""
-        if cls is Mas and task_index == 0 and not finished:
-            return FedAvg.past_settings(FedAvgSettings(), 0, finished=False)
-        return super().past_settings(hyper, task_index, finished=finished)
 
     def importance(self, learner: Learner, data: TaskData) -> Tensor:
         """Return the mean size (P,) of the images' gradients of the squared length of the output."""

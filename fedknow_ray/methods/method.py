@@ -174,6 +174,11 @@ class Method(ABC):
         """Whether each client's own model, once a task is over, is the final features with its head trained on them."""
         return False
 
+    def takes_final(self, facts: VisitFacts) -> bool:
+        """Whether a client ends a task with the final features as its own, and so trains its head on them: where the
+        method says so, and where the client had no training visit in the task."""
+        return self.own_is_final or not facts.trained_this_task
+
     def plan_finish(self, facts: VisitFacts) -> Plan:
         """Return the exact work of `finish_task`; nothing unless the method keeps something."""
         return Plan(Work.none(), self.costs.resident_bytes(facts))

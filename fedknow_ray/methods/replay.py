@@ -17,7 +17,7 @@ Without past tasks, with `memory_fraction: 0`, and with `replay_ratio: 0` it is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from torch import Tensor
 
 from fedknow_ray.methods.costs import StepCosts, repeat
 from fedknow_ray.methods.episodic import EpisodicMethod, EpisodicSettings, Recall, past_heads_item, recall_item
-from fedknow_ray.methods.fedavg import FedAvg
 from fedknow_ray.methods.learner import Batch, Learner, cross_entropy_rule, head_pass
 from fedknow_ray.methods.method import ClientState, Outcome, Plan, TaskData, VisitFacts
 from fedknow_ray.models.network import FlatNetwork
@@ -125,18 +124,12 @@ class Replay(EpisodicMethod):
     """Experience replay on each client."""
 
     hyperparameters: ClassVar[type[BaseModel]] = ReplaySettings
+    begins_as_fedavg = True
 
     @property
     def ratio(self) -> float:
         """How many images join a batch, for each of its own."""
         return cast(ReplaySettings, self.hyper).replay_ratio
-
-    @classmethod
-    def past_settings(cls, hyper: BaseModel, task_index: int, *, finished: bool) -> dict[str, Any]:
-        """Return the settings that can have made a difference by then: in the first task it is FedAvg."""
-        if cls is Replay and task_index == 0 and not finished:
-            return FedAvg.past_settings(FedAvg.hyperparameters(), task_index, finished=finished)
-        return super().past_settings(hyper, task_index, finished=finished)
 
     def train(self, learner: Learner, state: ClientState, data: TaskData, facts: VisitFacts) -> Outcome:
         """Train for the local epochs."""
